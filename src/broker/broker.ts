@@ -1,0 +1,458 @@
+/**
+ * The broker: topics, partitions, groups and committed offsets of one data directory, or of memory. No sockets and no
+ * wire formats: servers and the local engine stand on this facade.
+ *
+ * `memory` and `file` are the same broker on two disks.
+ */
+
+import { randomUUID } from 'node:crypto'
+import { createHistogram, type RecordableHistogram } from 'node:perf_hooks'
+import { SluiceError } from '../errors.ts'
+import { type Clock, systemClock, type Timer } from '../lib/clock.ts'
+import type { Disk } from '../lib/disk.ts'
+import { OpenFiles } from '../log/open-files.ts'
+import type { RecoveryReport } from '../log/recovery.ts'
+import { Catalog, internalConfig, type Topic, type TopicSpec } from './catalog.ts'
+import { type ConfigEntry, type ConfigValues, checkConfig, describeConfig, type TopicConfig } from './config.ts'
+import { DataDirectory } from './data-directory.ts'
+import type { DescribedGroup, MemberIdentity } from './group.ts'
+import { type GroupListing, Groups } from './groups.ts'
+import { type OffsetCommit, OffsetStore } from './offsets.ts'
+import { Partition } from './partition.ts'
+
+export interface BrokerOptions {
+  readonly disk: Disk
+  /** The data directory on that disk. */
+  readonly path: string
+  readonly clock?: Clock
+  /** Defaults for all topics, before the table's own. */
+  readonly config?: ConfigValues
+  /** Partitions of a topic that does not say how many. Default 1. */
+  readonly defaultPartitions?: number
+  /** `group.initial.rebalance.delay.ms`: how long the first member of a group waits for others. Default 0. */
+  readonly initialRebalanceDelayMs?: number
+  /** Files kept open at most. Default 2,000. */
+  readonly openFilesMax?: number
+  /** Told what recovery found when logs were opened. */
+  readonly onReport?: (report: RecoveryReport) => void
+}
+
+export interface FetchRequest {
+  readonly topic: string
+  readonly partition: number
+  readonly offset: number
+}
+
+export interface FetchOptions {
+  readonly partitionBytesMax: number
+  /** 0: answer at once. */
+  readonly waitMs: number
+  readonly signal?: AbortSignal
+}
+
+export interface FetchedPartition {
+  readonly topic: string
+  readonly partition: number
+  /** Whole batches, the first may begin before the offset asked for. */
+  readonly batches: Buffer
+  readonly startOffset: number
+  readonly endOffset: number
+  readonly error?: SluiceError
+}
+
+export interface PartitionSnapshot {
+  readonly topic: string
+  readonly partition: number
+  readonly startOffset: number
+  readonly endOffset: number
+  readonly bytes: number
+  readonly segments: number
+  readonly appendedRecords: number
+  readonly appendedBytes: number
+  readonly readBytes: number
+}
+
+/** What metrics are made of. Counters grow from the start of the process. */
+export interface BrokerStats {
+  readonly partitions: readonly PartitionSnapshot[]
+  readonly groups: number
+  readonly rebalances: number
+  readonly openFiles: number
+  /** Duration of syncs, in microseconds. */
+  readonly syncs: RecordableHistogram
+}
+
+const RETENTION_CHECK_MS = 5 * 60_000
+const CHECKPOINT_MS = 60_000
+const NOTHING = Buffer.alloc(0)
+
+export class Broker {
+  readonly clock: Clock
+  /** Identifies the data directory for ever. */
+  readonly id: string
+  /** What recovery found when this broker was opened. */
+  readonly reports: RecoveryReport[] = []
+  readonly #options: BrokerOptions
+  readonly #directory: DataDirectory
+  readonly #files: OpenFiles
+  readonly #syncs = createHistogram()
+  readonly #rebalanceListeners = new Map<string, Set<() => void>>()
+  readonly #topicListeners = new Set<() => void>()
+  readonly #timers: Timer[] = []
+  readonly groups: Groups
+  #catalog!: Catalog
+  #offsets!: OffsetStore
+  #groupTimer: { readonly at: number; readonly timer: Timer } | null = null
+  #closing: Promise<void> | null = null
+
+  /** Opens the data directory; see `DataDirectory.open`, `Log.open` for what it rejects with. */
+  static async open(options: BrokerOptions): Promise<Broker> {
+    checkConfig(options.config ?? {})
+    const clock = options.clock ?? systemClock
+    const directory = await DataDirectory.open(options.disk, options.path, clock)
+    try {
+      const broker = new Broker(options, clock, directory)
+      await broker.#start()
+      return broker
+    } catch (error) {
+      directory.close()
+      throw error
+    }
+  }
+
+  private constructor(options: BrokerOptions, clock: Clock, directory: DataDirectory) {
+    this.#options = options
+    this.clock = clock
+    this.id = directory.id
+    this.#directory = directory
+    this.#files = new OpenFiles(options.disk, options.openFilesMax)
+    this.groups = new Groups({
+      newId: randomUUID,
+      initialRebalanceDelayMs: options.initialRebalanceDelayMs,
+      onRebalance: group => {
+        for (const listener of [...(this.#rebalanceListeners.get(group) ?? [])]) listener()
+      },
+    })
+  }
+
+  async #start(): Promise<void> {
+    const config = this.#options.config ?? {}
+    this.#catalog = await Catalog.open({
+      directory: this.#directory,
+      clock: this.clock,
+      brokerConfig: config,
+      defaultPartitions: this.#options.defaultPartitions ?? 1,
+      openPartition: (topic, partition, topicConfig) => this.#openPartition(topic, partition, topicConfig),
+    })
+    this.#offsets = await OffsetStore.open(
+      await this.#openPartition('__consumer_offsets', 0, internalConfig(config)),
+      this.clock,
+    )
+    await this.#directory.syncTopics()
+    for (const group of this.#offsets.groups()) this.groups.ensure(group)
+    this.#repeat(RETENTION_CHECK_MS, () => this.enforceRetention())
+    this.#repeat(CHECKPOINT_MS, () => this.#checkpoint())
+  }
+
+  // topics
+
+  get topics(): IterableIterator<Topic> {
+    return this.#catalog.topics
+  }
+
+  /** Undefined if there is none. */
+  findTopic(name: string): Topic | undefined {
+    return this.#catalog.get(name)
+  }
+
+  /** Throws UNKNOWN_TOPIC. */
+  topic(name: string): Topic {
+    this.#assertOpen()
+    return this.#catalog.topic(name)
+  }
+
+  /** Throws UNKNOWN_TOPIC. */
+  partition(topic: string, partition: number): Partition {
+    const found = this.topic(topic).partitions[partition]
+    if (found === undefined) {
+      throw new SluiceError('UNKNOWN_TOPIC', `topic "${topic}" has no partition ${partition}`, { topic, partition })
+    }
+    return found
+  }
+
+  configOf(topic: Topic): ConfigEntry[] {
+    return describeConfig(topic.config, this.#options.config ?? {})
+  }
+
+  /** Throws TOPIC_EXISTS, INVALID_TOPIC, INVALID_PARTITIONS, INVALID_CONFIG. */
+  async createTopic(spec: TopicSpec): Promise<Topic> {
+    this.#assertOpen()
+    const topic = await this.#catalog.create(spec)
+    this.#topicsChanged()
+    return topic
+  }
+
+  /** Removes the topic, its records and the offsets that groups committed in it. */
+  async deleteTopic(name: string): Promise<void> {
+    this.#assertOpen()
+    await this.#catalog.delete(name)
+    await Promise.all([...this.#offsets.groups()].map(group => this.#offsets.remove(group, name)))
+    this.#topicsChanged()
+  }
+
+  alterTopic(name: string, changes: Readonly<Record<string, string | null>>): Promise<Topic> {
+    this.#assertOpen()
+    return this.#catalog.alter(name, changes)
+  }
+
+  async addPartitions(name: string, partitions: number): Promise<Topic> {
+    this.#assertOpen()
+    const topic = await this.#catalog.addPartitions(name, partitions)
+    this.#topicsChanged()
+    return topic
+  }
+
+  /** Calls `listener` when topics or partitions come or go. Returns what takes that back. */
+  onTopicsChanged(listener: () => void): () => void {
+    this.#topicListeners.add(listener)
+    return () => this.#topicListeners.delete(listener)
+  }
+
+  allocateProducerId(): Promise<number> {
+    this.#assertOpen()
+    return this.#catalog.allocateProducerId()
+  }
+
+  // reading
+
+  /**
+   * Reads several partitions. If none has anything it waits, at most `waitMs`, until one has: woken by the high watermark, never
+   * by looking again and again. Errors belong to their partition.
+   */
+  async fetch(requests: readonly FetchRequest[], options: FetchOptions): Promise<FetchedPartition[]> {
+    this.#assertOpen()
+    const deadline = this.clock.monotonic() + options.waitMs
+    for (;;) {
+      const results: FetchedPartition[] = []
+      for (const request of requests) {
+        const result = this.#fetchOne(request, options.partitionBytesMax)
+        results.push(result instanceof Promise ? await result : result)
+      }
+      const left = deadline - this.clock.monotonic()
+      if (left <= 0 || options.signal?.aborted === true || this.#closing !== null) return results
+      if (results.some(result => result.batches.length > 0 || result.error !== undefined)) return results
+      await this.#wait(requests, left, options.signal)
+    }
+  }
+
+  #fetchOne(request: FetchRequest, bytesMax: number): FetchedPartition | Promise<FetchedPartition> {
+    try {
+      const partition = this.partition(request.topic, request.partition)
+      const batches = partition.read(request.offset, bytesMax)
+      if (!(batches instanceof Promise)) return fetched(request, partition, batches)
+      return batches.then(
+        read => fetched(request, partition, read),
+        error => this.#fetchError(request, error),
+      )
+    } catch (error) {
+      return this.#fetchError(request, error)
+    }
+  }
+
+  #fetchError(request: FetchRequest, error: unknown): FetchedPartition {
+    if (!(error instanceof SluiceError)) throw error
+    const partition = this.#catalog.get(request.topic)?.partitions[request.partition]
+    const { topic, partition: index } = request
+    const startOffset = partition?.startOffset ?? -1
+    return { topic, partition: index, batches: NOTHING, startOffset, endOffset: partition?.highWatermark ?? -1, error }
+  }
+
+  #wait(requests: readonly FetchRequest[], ms: number, signal: AbortSignal | undefined): Promise<void> {
+    return new Promise(resolve => {
+      const undo: (() => void)[] = []
+      const wake = (): void => {
+        for (const action of undo) action()
+        resolve()
+      }
+      for (const { topic, partition, offset } of requests) {
+        const found = this.#catalog.get(topic)?.partitions[partition]
+        // Something may have come while other partitions were being read.
+        if (found === undefined || found.highWatermark > offset) return wake()
+        undo.push(found.wait(wake))
+      }
+      const timer = this.clock.after(ms, wake)
+      undo.push(() => timer.cancel())
+      signal?.addEventListener('abort', wake, { once: true })
+      undo.push(() => signal?.removeEventListener('abort', wake))
+    })
+  }
+
+  // groups
+
+  /**
+   * Commits offsets: of a member, or (null) of a tool for a group without members. Throws what `Groups.checkCommit`
+   * refuses, UNKNOWN_TOPIC, OFFSET_METADATA_TOO_LARGE.
+   */
+  commit(group: string, identity: MemberIdentity | null, commits: readonly OffsetCommit[]): Promise<void> {
+    this.#assertOpen()
+    for (const { topic, partition } of commits) this.partition(topic, partition)
+    const refusal = this.groups.checkCommit(group, identity, this.clock.monotonic())
+    this.watchGroups()
+    if (refusal !== null) throw new SluiceError(refusal, `group "${group}": the commit is refused`, { group })
+    return this.#offsets.commit(group, commits)
+  }
+
+  committed(group: string, topic: string, partition: number): OffsetCommit | undefined {
+    return this.#offsets.get(group, topic, partition)
+  }
+
+  allCommitted(group: string): OffsetCommit[] {
+    return this.#offsets.all(group)
+  }
+
+  listGroups(): GroupListing[] {
+    return this.groups.list()
+  }
+
+  /** Throws UNKNOWN_GROUP. */
+  describeGroup(group: string): DescribedGroup {
+    const described = this.groups.describe(group)
+    if (described === null) throw new SluiceError('UNKNOWN_GROUP', `there is no group "${group}"`, { group })
+    return described
+  }
+
+  /** Throws UNKNOWN_GROUP, GROUP_NOT_EMPTY. */
+  async deleteGroup(group: string): Promise<void> {
+    this.#assertOpen()
+    const refusal = this.groups.delete(group)
+    if (refusal === 'GROUP_NOT_EMPTY') throw new SluiceError(refusal, `group "${group}" has members`, { group })
+    if (refusal !== null) throw new SluiceError(refusal, `there is no group "${group}"`, { group })
+    await this.#offsets.remove(group)
+  }
+
+  /** Calls `listener` when members of the group have to join again. Returns what takes that back. */
+  onRebalance(group: string, listener: () => void): () => void {
+    const listeners = this.#rebalanceListeners.get(group) ?? new Set()
+    this.#rebalanceListeners.set(group, listeners.add(listener))
+    return () => {
+      listeners.delete(listener)
+      if (listeners.size === 0) this.#rebalanceListeners.delete(group)
+    }
+  }
+
+  /** To be called after every call into `groups`: keeps the one timer that their deadlines need. */
+  watchGroups(): void {
+    const at = this.groups.nextDeadline()
+    if (this.#groupTimer !== null && this.#groupTimer.at <= at) return
+    this.#groupTimer?.timer.cancel()
+    this.#groupTimer = null
+    if (at === Number.POSITIVE_INFINITY || this.#closing !== null) return
+    const timer = this.clock.after(Math.max(0, at - this.clock.monotonic()), () => {
+      this.#groupTimer = null
+      this.groups.expire(this.clock.monotonic())
+      this.watchGroups()
+    })
+    this.#groupTimer = { at, timer }
+  }
+
+  // the house
+
+  /** Removes what is too old or too much, in all topics. Resolves with the number of segments removed. */
+  async enforceRetention(): Promise<number> {
+    let removed = 0
+    for (const topic of [...this.#catalog.topics]) {
+      for (const partition of topic.partitions) removed += await partition.enforceRetention()
+    }
+    return removed
+  }
+
+  stats(): BrokerStats {
+    const partitions: PartitionSnapshot[] = []
+    for (const topic of this.#catalog.topics) {
+      for (const partition of topic.partitions) {
+        partitions.push({
+          topic: topic.name,
+          partition: partition.partition,
+          startOffset: partition.startOffset,
+          endOffset: partition.highWatermark,
+          bytes: partition.log.bytes,
+          segments: partition.log.segmentCount,
+          ...partition.stats,
+        })
+      }
+    }
+    return {
+      partitions,
+      groups: this.groups.list().length,
+      rebalances: this.groups.counters.rebalances,
+      openFiles: this.#files.count,
+      syncs: this.#syncs,
+    }
+  }
+
+  /** Ends waiting readers and members, flushes everything, gives the directory back. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    for (const timer of this.#timers) timer.cancel()
+    this.#groupTimer?.timer.cancel()
+    this.groups.close()
+    await this.#offsets.close()
+    await this.#catalog.close()
+    this.#files.closeAll()
+    this.#directory.close()
+  }
+
+  #assertOpen(): void {
+    if (this.#closing !== null) throw new SluiceError('CLOSED', `${this.#options.path} is closed`)
+  }
+
+  #openPartition(topic: string, partition: number, config: TopicConfig): Promise<Partition> {
+    return Partition.open({
+      disk: this.#options.disk,
+      files: this.#files,
+      directory: this.#directory.partitionDirectory(topic, partition),
+      clock: this.clock,
+      topic,
+      partition,
+      config,
+      onSync: ms => this.#syncs.record(Math.max(1, Math.round(ms * 1000))),
+      onReport: report => {
+        this.reports.push(report)
+        this.#options.onReport?.(report)
+      },
+    })
+  }
+
+  #topicsChanged(): void {
+    for (const listener of [...this.#topicListeners]) listener()
+  }
+
+  async #checkpoint(): Promise<void> {
+    for (const topic of [...this.#catalog.topics]) {
+      for (const partition of topic.partitions) await partition.log.checkpoint()
+    }
+  }
+
+  #repeat(ms: number, action: () => Promise<unknown>): void {
+    const index = this.#timers.length
+    const plan = (): void => {
+      this.#timers[index] = this.clock.after(ms, () => {
+        // What fails here (a disk that is full or broken) shows at the next append, with its own error.
+        action().then(plan, plan)
+      })
+    }
+    plan()
+  }
+}
+
+const fetched = (request: FetchRequest, partition: Partition, batches: Buffer): FetchedPartition => ({
+  topic: request.topic,
+  partition: request.partition,
+  batches,
+  startOffset: partition.startOffset,
+  endOffset: partition.highWatermark,
+})

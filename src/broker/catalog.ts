@@ -1,0 +1,273 @@
+/**
+ * The catalog: which topics there are, with which id, partitions and configuration. It is a table in a log of its own.
+ *
+ * Order of steps, so that a crash at any point leaves a whole topic or none:
+ *  - create: the catalog entry is durable before a folder is made; a folder that is in the way (of an older topic of that
+ *    name) is moved aside, never adopted;
+ *  - delete: the entry is marked `deleting` durably, then the folders are removed, then the entry. A start finishes what
+ *    a crash interrupted.
+ */
+
+import { randomBytes } from 'node:crypto'
+import { SluiceError } from '../errors.ts'
+import type { Clock } from '../lib/clock.ts'
+import {
+  type ConfigValues,
+  checkConfig,
+  checkTopicName,
+  resolveConfig,
+  type TopicConfig,
+  topicConfigTable,
+} from './config.ts'
+import type { DataDirectory } from './data-directory.ts'
+import { Partition } from './partition.ts'
+import { type StateEntry, StateLog } from './state-log.ts'
+
+export const PARTITIONS_MAX = 10_000
+
+export interface TopicSpec {
+  readonly name: string
+  readonly partitions?: number
+  readonly config?: ConfigValues
+}
+
+export interface Topic {
+  readonly name: string
+  readonly id: string
+  readonly internal: boolean
+  readonly partitions: readonly Partition[]
+  readonly config: ConfigValues
+}
+
+export interface CatalogOptions {
+  readonly directory: DataDirectory
+  readonly clock: Clock
+  readonly brokerConfig: ConfigValues
+  readonly defaultPartitions: number
+  /** Opens the log of a partition of any topic, internal ones included. */
+  readonly openPartition: (topic: string, partition: number, config: TopicConfig) => Promise<Partition>
+}
+
+/** What is stored of a topic. */
+interface TopicEntry {
+  readonly id: string
+  readonly partitions: number
+  readonly config: ConfigValues
+  readonly deleting?: true
+}
+
+/** Producer ids are taken from the catalog in blocks, so that not each one is a write. */
+const PRODUCER_ID_BLOCK = 1000
+
+export class Catalog {
+  readonly #options: CatalogOptions
+  readonly #entries = new Map<string, TopicEntry>()
+  readonly #topics = new Map<string, Topic>()
+  #log!: StateLog
+  #nextProducerId = 0
+  #reservedProducerId = 0
+  /** Resolves when the ids up to #reservedProducerId will not be given out again after a crash. */
+  #reservation: Promise<void> = Promise.resolve()
+  /** Changes run one after the other. */
+  #queue: Promise<unknown> = Promise.resolve()
+
+  static async open(options: CatalogOptions): Promise<Catalog> {
+    const catalog = new Catalog(options)
+    catalog.#log = await StateLog.open({
+      partition: await options.openPartition('__catalog', 0, internalConfig(options.brokerConfig)),
+      clock: options.clock,
+      load: (key, value) => catalog.#load(key.toString(), value),
+      entries: () => catalog.#allEntries(),
+    })
+    for (const [name, entry] of [...catalog.#entries]) {
+      if (entry.deleting === true) await catalog.#removeFolders(name, entry)
+      else await catalog.#openTopic(name, entry)
+    }
+    return catalog
+  }
+
+  private constructor(options: CatalogOptions) {
+    this.#options = options
+  }
+
+  get topics(): IterableIterator<Topic> {
+    return this.#topics.values()
+  }
+
+  get(name: string): Topic | undefined {
+    return this.#topics.get(name)
+  }
+
+  /** Throws UNKNOWN_TOPIC. */
+  topic(name: string): Topic {
+    const topic = this.#topics.get(name)
+    if (topic === undefined) throw new SluiceError('UNKNOWN_TOPIC', `there is no topic "${name}"`, { topic: name })
+    return topic
+  }
+
+  create(spec: TopicSpec): Promise<Topic> {
+    const { name, config = {} } = spec
+    const partitions = spec.partitions ?? this.#options.defaultPartitions
+    return this.#change(async () => {
+      checkTopicName(name)
+      if (name.startsWith('__')) {
+        throw new SluiceError('INVALID_TOPIC', `"${name}": names that begin with "__" belong to the broker`, { topic: name })
+      }
+      checkPartitions(name, partitions, 1)
+      checkConfig(config)
+      if (this.#entries.has(name)) throw new SluiceError('TOPIC_EXISTS', `topic "${name}" exists already`, { topic: name })
+      const entry: TopicEntry = { id: randomBytes(16).toString('base64url'), partitions, config }
+      await this.#store(name, entry)
+      this.#clearTheWay(name, entry, 0)
+      return this.#openTopic(name, entry)
+    })
+  }
+
+  delete(name: string): Promise<void> {
+    return this.#change(async () => {
+      const topic = this.topic(name)
+      const entry = this.#entries.get(name)!
+      await this.#store(name, { ...entry, deleting: true })
+      this.#topics.delete(name)
+      for (const partition of topic.partitions) await partition.close()
+      await this.#removeFolders(name, entry)
+    })
+  }
+
+  alter(name: string, changes: Readonly<Record<string, string | null>>): Promise<Topic> {
+    return this.#change(async () => {
+      const topic = this.topic(name)
+      const config: Record<string, string> = { ...(topic.config as Record<string, string>) }
+      for (const [key, value] of Object.entries(changes)) {
+        if (value !== null) config[key] = value
+        else if (key in topicConfigTable) delete config[key]
+        else checkConfig({ [key]: '' })
+      }
+      checkConfig(config)
+      await this.#store(name, { ...this.#entries.get(name)!, config })
+      const resolved = resolveConfig(config, this.#options.brokerConfig)
+      for (const partition of topic.partitions) partition.configure(resolved)
+      const altered = { ...topic, config }
+      this.#topics.set(name, altered)
+      return altered
+    })
+  }
+
+  addPartitions(name: string, partitions: number): Promise<Topic> {
+    return this.#change(async () => {
+      const topic = this.topic(name)
+      checkPartitions(name, partitions, topic.partitions.length + 1)
+      const entry = { ...this.#entries.get(name)!, partitions }
+      await this.#store(name, entry)
+      this.#clearTheWay(name, entry, topic.partitions.length)
+      return this.#openTopic(name, entry, topic.partitions)
+    })
+  }
+
+  /** A producer id that was never given out before, also not before a crash. */
+  async allocateProducerId(): Promise<number> {
+    const id = this.#nextProducerId++
+    if (this.#nextProducerId > this.#reservedProducerId) {
+      this.#reservedProducerId = this.#nextProducerId + PRODUCER_ID_BLOCK
+      this.#reservation = this.#log.write([producerIdEntry(this.#reservedProducerId)])
+    }
+    await this.#reservation
+    return id
+  }
+
+  async close(): Promise<void> {
+    await this.#queue
+    for (const topic of this.#topics.values()) for (const partition of topic.partitions) await partition.close()
+    await this.#log.close()
+  }
+
+  #change<T>(action: () => Promise<T>): Promise<T> {
+    const result = this.#queue.then(action)
+    this.#queue = result.catch(() => {})
+    return result
+  }
+
+  #load(key: string, value: Buffer | null): void {
+    if (key === PRODUCER_IDS) {
+      this.#nextProducerId = this.#reservedProducerId = Number(value?.toString() ?? 0)
+    } else if (key.startsWith(TOPIC_PREFIX)) {
+      const name = key.slice(TOPIC_PREFIX.length)
+      if (value === null) this.#entries.delete(name)
+      else this.#entries.set(name, JSON.parse(value.toString()) as TopicEntry)
+    }
+  }
+
+  *#allEntries(): Generator<StateEntry> {
+    yield producerIdEntry(this.#reservedProducerId)
+    for (const [name, entry] of this.#entries) yield topicEntry(name, entry)
+  }
+
+  async #store(name: string, entry: TopicEntry | null): Promise<void> {
+    const before = this.#entries.get(name)
+    if (entry === null) this.#entries.delete(name)
+    else this.#entries.set(name, entry)
+    try {
+      await this.#log.write([topicEntry(name, entry)])
+    } catch (error) {
+      if (before === undefined) this.#entries.delete(name)
+      else this.#entries.set(name, before)
+      throw error
+    }
+  }
+
+  async #openTopic(name: string, entry: TopicEntry, opened: readonly Partition[] = []): Promise<Topic> {
+    const config = resolveConfig(entry.config, this.#options.brokerConfig)
+    const partitions = [...opened]
+    for (let index = opened.length; index < entry.partitions; index++) {
+      partitions.push(await this.#options.openPartition(name, index, config))
+    }
+    await this.#options.directory.syncTopics()
+    const topic = { name, id: entry.id, internal: false, partitions, config: entry.config }
+    this.#topics.set(name, topic)
+    return topic
+  }
+
+  #clearTheWay(name: string, entry: TopicEntry, from: number): void {
+    const present = new Set(this.#options.directory.partitionNames())
+    for (let index = from; index < entry.partitions; index++) {
+      if (present.has(`${name}-${index}`)) this.#options.directory.setAside(name, index, entry.id)
+    }
+  }
+
+  async #removeFolders(name: string, entry: TopicEntry): Promise<void> {
+    for (let index = 0; index < entry.partitions; index++) this.#options.directory.removePartition(name, index)
+    await this.#options.directory.syncTopics()
+    await this.#store(name, null)
+  }
+}
+
+const TOPIC_PREFIX = 'topic/'
+const PRODUCER_IDS = 'producer-ids'
+
+const topicEntry = (name: string, entry: TopicEntry | null): StateEntry => [
+  Buffer.from(TOPIC_PREFIX + name),
+  entry === null ? null : Buffer.from(JSON.stringify(entry)),
+]
+
+const producerIdEntry = (next: number): StateEntry => [Buffer.from(PRODUCER_IDS), Buffer.from(String(next))]
+
+/** The broker's own logs: the flush policy of the house, kept for ever, batches of any size that is sane. */
+export const internalConfig = (broker: ConfigValues): TopicConfig =>
+  resolveConfig(
+    {
+      'retention.ms': '-1',
+      'retention.bytes': '-1',
+      'segment.bytes': '67108864',
+      'max.message.bytes': String(16 * 1024 * 1024),
+    },
+    broker,
+  )
+
+function checkPartitions(topic: string, partitions: number, least: number): void {
+  if (Number.isInteger(partitions) && partitions >= least && partitions <= PARTITIONS_MAX) return
+  throw new SluiceError(
+    'INVALID_PARTITIONS',
+    `topic "${topic}" cannot have ${partitions} partitions: ${least} to ${PARTITIONS_MAX} are possible`,
+    { topic, partitions },
+  )
+}

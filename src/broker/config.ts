@@ -1,0 +1,196 @@
+/**
+ * The configuration of topics: one table, with Kafka's names where Kafka has the key. Parsing, defaults, `describe`,
+ * error texts and docs/CONFIGURATION.md all follow from it.
+ *
+ * A value comes from the topic, or from the broker's defaults (what the data directory was opened with), or from the table.
+ */
+
+import { SluiceError } from '../errors.ts'
+import type { LogConfig } from '../log/log.ts'
+
+/** Kafka's "no limit" for 64-bit keys. */
+export const UNLIMITED = '9223372036854775807'
+
+interface ConfigRow {
+  readonly type: 'int' | 'long' | 'choice'
+  readonly default: string
+  readonly min?: number
+  readonly max?: number
+  readonly choices?: readonly string[]
+  readonly meaning: string
+}
+
+export const topicConfigTable = {
+  'cleanup.policy': {
+    type: 'choice',
+    default: 'delete',
+    choices: ['delete'],
+    meaning: 'What happens to old records: `delete` removes whole segments by age and size.',
+  },
+  'compression.type': {
+    type: 'choice',
+    default: 'producer',
+    choices: ['producer'],
+    meaning: 'Batches are stored as the producer compressed them.',
+  },
+  'flush.messages': {
+    type: 'long',
+    default: '1',
+    min: 1,
+    meaning:
+      'Sync to disk after this many records. 1 is the policy `always`: a record is acknowledged, and shown to readers, when it is on the disk; publishers that wait at the same time share a sync.',
+  },
+  'flush.ms': {
+    type: 'long',
+    default: UNLIMITED,
+    min: 0,
+    meaning: 'Sync to disk this long after a record was written, in ms. With no limit here and in `flush.messages` the operating system decides (policy `os`).',
+  },
+  'index.interval.bytes': {
+    type: 'int',
+    default: '4096',
+    min: 0,
+    meaning: 'Bytes of log between two entries of the offset index and the time index.',
+  },
+  'max.message.bytes': {
+    type: 'int',
+    default: '1048588',
+    min: 100,
+    max: 512 * 1024 * 1024,
+    meaning: 'Largest record batch (as stored, so after compression) that the topic takes.',
+  },
+  'message.timestamp.type': {
+    type: 'choice',
+    default: 'CreateTime',
+    choices: ['CreateTime', 'LogAppendTime'],
+    meaning: 'Whether the timestamp of a record is the one the producer gave, or the time when the log took it.',
+  },
+  'retention.bytes': {
+    type: 'long',
+    default: '-1',
+    min: -1,
+    meaning: 'Oldest segments are removed while a partition is larger than this. -1: no limit.',
+  },
+  'retention.ms': {
+    type: 'long',
+    default: '604800000',
+    min: -1,
+    meaning: 'Segments whose newest record is older than this are removed; the default is seven days. -1: kept for ever.',
+  },
+  'segment.bytes': {
+    type: 'int',
+    default: '67108864',
+    min: 1024,
+    max: 2 ** 31 - 1,
+    meaning: 'Size at which a segment file is closed and the next one begun. Retention removes whole segments.',
+  },
+  'segment.ms': {
+    type: 'long',
+    default: '604800000',
+    min: 1,
+    meaning: 'Age at which a segment is closed even if it is not full.',
+  },
+} as const satisfies Record<string, ConfigRow>
+
+export interface ConfigEntry {
+  readonly name: string
+  readonly value: string
+  readonly source: 'topic' | 'broker' | 'default'
+  readonly meaning: string
+}
+
+export type TopicConfigKey = keyof typeof topicConfigTable
+export type ConfigValues = Readonly<Partial<Record<string, string>>>
+
+/** When an append counts as done, from `flush.messages` and `flush.ms`. */
+export interface FlushPolicy {
+  readonly kind: 'always' | 'interval' | 'os'
+  /** Records between two syncs; Infinity: no limit. */
+  readonly messages: number
+  /** Milliseconds from a write to the sync; Infinity: no limit. */
+  readonly ms: number
+}
+
+export interface TopicConfig {
+  readonly log: LogConfig
+  readonly flush: FlushPolicy
+}
+
+/** Checks keys and values of a topic's configuration. Throws INVALID_CONFIG. */
+export function checkConfig(values: ConfigValues): void {
+  for (const [name, value] of Object.entries(values)) {
+    const row = (topicConfigTable as Record<string, ConfigRow>)[name]
+    if (row === undefined) {
+      throw invalid(name, value, `unknown key; the keys are ${Object.keys(topicConfigTable).join(', ')}`)
+    }
+    if (typeof value !== 'string') throw invalid(name, value, 'a string is expected')
+    if (row.type === 'choice') {
+      if (!row.choices!.includes(value)) throw invalid(name, value, `one of ${row.choices!.join(', ')} is expected`)
+      continue
+    }
+    const most = row.max ?? (row.type === 'int' ? 2 ** 31 - 1 : Number.POSITIVE_INFINITY)
+    const number = Number(value)
+    if (!/^-?\d+$/.test(value) || number < row.min! || number > most || number >= 2 ** 64) {
+      const range = Number.isFinite(most) ? `from ${row.min} to ${most}` : `of at least ${row.min}`
+      throw invalid(name, value, `a whole number ${range} is expected`)
+    }
+  }
+}
+
+const invalid = (name: string, value: unknown, why: string): SluiceError =>
+  new SluiceError('INVALID_CONFIG', `${name}=${String(value)}: ${why}`, { name, value })
+
+/** The configuration in force. Values must have been checked. */
+export function resolveConfig(topic: ConfigValues, broker: ConfigValues): TopicConfig {
+  const text = (name: TopicConfigKey): string => topic[name] ?? broker[name] ?? topicConfigTable[name].default
+  const number = (name: TopicConfigKey): number => {
+    const value = Number(text(name))
+    return value >= Number.MAX_SAFE_INTEGER ? Number.POSITIVE_INFINITY : value
+  }
+  const messages = number('flush.messages')
+  const ms = number('flush.ms')
+  return {
+    log: {
+      segmentBytesMax: number('segment.bytes'),
+      segmentMsMax: number('segment.ms'),
+      indexIntervalBytes: number('index.interval.bytes'),
+      batchBytesMax: number('max.message.bytes'),
+      appendTime: text('message.timestamp.type') === 'LogAppendTime',
+      retentionMs: number('retention.ms'),
+      retentionBytes: number('retention.bytes'),
+    },
+    flush: {
+      kind: messages === 1 ? 'always' : Number.isFinite(messages) || Number.isFinite(ms) ? 'interval' : 'os',
+      messages,
+      ms,
+    },
+  }
+}
+
+/** Every key with its value and where it comes from. */
+export function describeConfig(topic: ConfigValues, broker: ConfigValues): ConfigEntry[] {
+  return Object.entries(topicConfigTable).map(([name, row]) => {
+    const source = topic[name] !== undefined ? 'topic' : broker[name] !== undefined ? 'broker' : 'default'
+    return { name, value: topic[name] ?? broker[name] ?? row.default, source, meaning: row.meaning }
+  })
+}
+
+/** The table as the rows of docs/CONFIGURATION.md. */
+export function topicConfigMarkdown(): string {
+  const rows = Object.entries(topicConfigTable).map(([name, row]: [string, ConfigRow]) => {
+    const values =
+      row.type === 'choice' ? row.choices!.map(choice => `\`${choice}\``).join(', ') : `${row.type}, at least ${row.min}`
+    return `| \`${name}\` | ${values} | \`${row.default}\` | ${row.meaning} |`
+  })
+  return ['| key | values | default | meaning |', '| --- | --- | --- | --- |', ...rows].join('\n')
+}
+
+/** A name that can be a topic: Kafka's rule. Throws INVALID_TOPIC. */
+export function checkTopicName(name: string): void {
+  if (typeof name === 'string' && /^[a-zA-Z0-9._-]{1,249}$/.test(name) && name !== '.' && name !== '..') return
+  throw new SluiceError(
+    'INVALID_TOPIC',
+    `${JSON.stringify(name)} cannot be a topic: 1 to 249 characters from a-z A-Z 0-9 . _ - are allowed`,
+    { topic: name },
+  )
+}

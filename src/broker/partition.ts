@@ -1,0 +1,193 @@
+/**
+ * A partition: a log with a high watermark, readers that wait for it, and a flush policy.
+ *
+ * The high watermark is the end of what readers are shown. Under `always` it follows the disk: nobody sees a record
+ * that a power cut could take back. Under `interval` and `os` it follows the log's end.
+ */
+
+import { SluiceError } from '../errors.ts'
+import type { Clock, Timer } from '../lib/clock.ts'
+import { type Appended, Log, type LogOptions } from '../log/log.ts'
+import type { FlushPolicy, TopicConfig } from './config.ts'
+
+/**
+ * When an append is acknowledged: at once, when it is in the page cache, or when it is on the disk. Left out: what the flush
+ * policy promises (`flushed` under `always`, else `written`).
+ */
+export type Acks = 'none' | 'written' | 'flushed'
+
+export interface PartitionOptions extends Omit<LogOptions, 'config' | 'onDurable'> {
+  readonly topic: string
+  readonly partition: number
+  readonly config: TopicConfig
+}
+
+export interface PartitionStats {
+  appendedRecords: number
+  appendedBytes: number
+  readBytes: number
+}
+
+export class Partition {
+  readonly topic: string
+  readonly partition: number
+  readonly stats: PartitionStats = { appendedRecords: 0, appendedBytes: 0, readBytes: 0 }
+  readonly #clock: Clock
+  readonly #volatile: boolean
+  #log!: Log
+  #policy: FlushPolicy
+  #highWatermark = 0
+  #waiting = new Set<() => void>()
+  #unflushed = 0
+  #flushTimer: Timer | null = null
+  #closed = false
+
+  static async open(options: PartitionOptions): Promise<Partition> {
+    const partition = new Partition(options)
+    partition.#log = await Log.open({
+      ...options,
+      config: options.config.log,
+      onDurable: offset => partition.#durable(offset),
+    })
+    partition.#highWatermark = partition.#log.endOffset
+    return partition
+  }
+
+  private constructor(options: PartitionOptions) {
+    this.topic = options.topic
+    this.partition = options.partition
+    this.#clock = options.clock
+    this.#policy = options.config.flush
+    // Memory has nothing that a sync could add.
+    this.#volatile = options.disk.kind === 'memory'
+  }
+
+  get log(): Log {
+    return this.#log
+  }
+
+  get startOffset(): number {
+    return this.#log.startOffset
+  }
+
+  get highWatermark(): number {
+    return this.#highWatermark
+  }
+
+  configure(config: TopicConfig): void {
+    this.#policy = config.flush
+    this.#log.configure(config.log)
+  }
+
+  /**
+   * Appends a batch (see `Log.append` for what it throws). `done` is null if the acknowledgement asked for is due at once,
+   * otherwise a promise of it, which rejects with STORAGE_FAILED.
+   */
+  append(batch: Buffer, acks: Acks | undefined, trusted: boolean): { appended: Appended; done: Promise<void> | null } {
+    if (this.#closed) throw closed(this)
+    const appended = this.#log.append(batch, trusted)
+    const end = appended.lastOffset + 1
+    if (!appended.repeated) {
+      const count = end - appended.baseOffset
+      this.stats.appendedRecords += count
+      this.stats.appendedBytes += batch.length
+      this.#afterAppend(count)
+    }
+    const flushed = !this.#volatile && (acks === undefined ? this.#policy.kind === 'always' : acks === 'flushed')
+    return { appended, done: flushed ? this.#log.flush(end) : null }
+  }
+
+  /** Batches from `offset` up to the high watermark; see `Log.read`. */
+  read(offset: number, bytesMax: number): Buffer | Promise<Buffer> {
+    if (this.#closed) throw closed(this)
+    const batches = this.#log.read(offset, bytesMax, this.#highWatermark)
+    if (batches instanceof Promise) return this.#countRead(batches)
+    this.stats.readBytes += batches.length
+    return batches
+  }
+
+  /** Calls `wake` once, when the high watermark moves or the partition is closed. Returns what takes that back. */
+  wait(wake: () => void): () => void {
+    this.#waiting.add(wake)
+    return () => this.#waiting.delete(wake)
+  }
+
+  async offsetForTime(timestamp: number): Promise<number> {
+    const offset = await this.#log.offsetForTime(timestamp, this.#highWatermark)
+    return offset < 0 ? this.#highWatermark : offset
+  }
+
+  /** Deletes the records before `offset`; -1: all that readers see. */
+  async deleteUntil(offset: number): Promise<number> {
+    const until = offset === -1 ? this.#highWatermark : offset
+    if (until > this.#highWatermark) {
+      throw new SluiceError(
+        'OFFSET_OUT_OF_RANGE',
+        `offset ${until} is after the end of ${this.topic}/${this.partition} (${this.#highWatermark})`,
+        { topic: this.topic, partition: this.partition, offset: until },
+      )
+    }
+    await this.#log.deleteUntil(until)
+    return this.#log.startOffset
+  }
+
+  enforceRetention(): Promise<number> {
+    return this.#log.enforceRetention(this.#clock.now(), this.#highWatermark)
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    this.#flushTimer?.cancel()
+    this.#wake()
+    await this.#log.close()
+  }
+
+  #afterAppend(count: number): void {
+    if (this.#policy.kind === 'always' && !this.#volatile) {
+      this.#log.startFlush()
+      return
+    }
+    this.#highWatermark = this.#log.endOffset
+    this.#wake()
+    if (this.#policy.kind === 'interval' && !this.#volatile) this.#scheduleFlush(count)
+  }
+
+  #scheduleFlush(count: number): void {
+    this.#unflushed += count
+    if (this.#unflushed >= this.#policy.messages) {
+      this.#unflushed = 0
+      this.#log.startFlush()
+    } else if (this.#flushTimer === null && Number.isFinite(this.#policy.ms)) {
+      this.#flushTimer = this.#clock.after(this.#policy.ms, () => {
+        this.#flushTimer = null
+        this.#unflushed = 0
+        this.#log.startFlush()
+      })
+    }
+  }
+
+  #durable(offset: number): void {
+    if (offset <= this.#highWatermark) return
+    this.#highWatermark = offset
+    this.#wake()
+  }
+
+  #wake(): void {
+    if (this.#waiting.size === 0) return
+    const waiting = this.#waiting
+    this.#waiting = new Set()
+    for (const wake of waiting) wake()
+  }
+
+  async #countRead(pending: Promise<Buffer>): Promise<Buffer> {
+    const batches = await pending
+    this.stats.readBytes += batches.length
+    return batches
+  }
+}
+
+const closed = (partition: Partition): SluiceError =>
+  new SluiceError('CLOSED', `${partition.topic}/${partition.partition} is closed`, {
+    topic: partition.topic,
+    partition: partition.partition,
+  })

@@ -1,0 +1,263 @@
+/**
+ * Every command of the command line, as a table. A row is all that help, parsing and the reference need; the code that
+ * does the work is loaded when its command is run, and no sooner: `sluice --help` and `sluice serve` start fast.
+ */
+
+import { environmentNameOf, flagOf, optionNames, optionRow, rangeOf } from '../server/options.ts'
+import type { Run } from './context.ts'
+
+/** How the text of a flag is read; plain text if left out. */
+export type OptionKind = 'count' | 'list' | { readonly choices: readonly string[] }
+
+export interface OptionSpec {
+  /** As commander writes it: `-g, --group <GROUP>`. */
+  readonly flags: string
+  readonly meaning: string
+  readonly kind?: OptionKind
+}
+
+export interface CommandRow {
+  /** `topic create`: the words that call it. */
+  readonly path: string
+  readonly summary: string
+  /** What it promises and refuses, where one line does not say it. */
+  readonly notes?: string
+  /** Operands: `<topic>`, `[files...]`. */
+  readonly operands?: readonly (readonly [syntax: string, meaning: string])[]
+  readonly options?: readonly OptionSpec[]
+  readonly examples: readonly string[]
+  readonly load: () => Promise<Run>
+}
+
+/** Summaries of the words that only group commands. */
+export const nouns: Readonly<Record<string, string>> = {
+  topic: 'create, list, describe, change and delete topics',
+  group: 'list and describe consumer groups, move their offsets',
+}
+
+const engineOptions: readonly OptionSpec[] = [
+  {
+    flags: '-u, --url <URL>',
+    meaning: 'where the messages are: a directory, or memory: (default: SLUICE_URL, else ./data)',
+  },
+  { flags: '-c, --config <FILE>', meaning: 'configuration file, YAML or JSON (default: SLUICE_CONFIG)' },
+]
+
+/** For every command. */
+export const commonOptions: readonly OptionSpec[] = [
+  { flags: '--debug', meaning: 'show the stack of an error' },
+]
+
+const json: OptionSpec = { flags: '-j, --json', meaning: 'print JSON' }
+
+const configOption: OptionSpec = {
+  flags: '-C, --set <KEY=VALUE>',
+  meaning: 'a configuration key of the topic, such as retention.ms=86400000; may be repeated',
+  kind: 'list',
+}
+
+const POSITIONS = 'earliest, latest, an offset, partition:offset pairs (0:12,1:30) or an ISO time'
+
+export const commands: readonly CommandRow[] = [
+  {
+    path: 'serve',
+    summary: 'run the server',
+    notes:
+      'Each option is also read from the environment (SLUICE_HTTP_PORT for --http-port) and from the configuration file (http-port: 8080). Precedence: flag, environment, file, default. SIGINT or SIGTERM ends it cleanly; a second one ends it at once.',
+    options: [
+      { flags: '-c, --config <FILE>', meaning: 'configuration file, YAML or JSON (default: SLUICE_CONFIG)' },
+      ...optionNames.map(name => {
+        const row = optionRow(name)
+        return {
+          flags: flagOf(name),
+          meaning: `${row.meaning} [${environmentNameOf(name)}; ${rangeOf(row)}; default ${row.default}]`,
+        }
+      }),
+    ],
+    examples: [
+      'sluice serve',
+      'sluice serve --data memory: --http-port 0',
+      'SLUICE_FLUSH=interval sluice serve --config sluice.yaml',
+    ],
+    load: async () => (await import('./serve.ts')).serve,
+  },
+  {
+    path: 'topic create',
+    summary: 'create a topic',
+    operands: [['<topic>', 'its name: 1 to 249 characters from a-z A-Z 0-9 . _ -']],
+    options: [
+      { flags: '-p, --partitions <N>', meaning: 'number of partitions', kind: 'count' },
+      configOption,
+      {
+        flags: '--if-not-exists',
+        meaning: 'no error if the topic exists already (it is left as it is)',
+      },
+      ...engineOptions,
+    ],
+    examples: [
+      'sluice topic create orders --partitions 8',
+      'sluice topic create audit --set retention.ms=-1',
+    ],
+    load: async () => (await import('./topic.ts')).createTopic,
+  },
+  {
+    path: 'topic list',
+    summary: 'list topics',
+    options: [json, ...engineOptions],
+    examples: ['sluice topic list', 'sluice topic list --url /var/lib/sluice --json'],
+    load: async () => (await import('./topic.ts')).listTopics,
+  },
+  {
+    path: 'topic describe',
+    summary: 'show partitions and configuration of a topic',
+    operands: [['<topic>', 'its name']],
+    options: [json, ...engineOptions],
+    examples: ['sluice topic describe orders'],
+    load: async () => (await import('./topic.ts')).describeTopic,
+  },
+  {
+    path: 'topic alter',
+    summary: 'change the configuration of a topic, or add partitions',
+    notes:
+      'More partitions send keys elsewhere: messages of one key that come before and after the change are in different partitions.',
+    operands: [['<topic>', 'its name']],
+    options: [
+      configOption,
+      { flags: '--unset <KEY>', meaning: 'back to the default; may be repeated', kind: 'list' },
+      {
+        flags: '-p, --partitions <N>',
+        meaning: 'new number of partitions; it can only grow',
+        kind: 'count',
+      },
+      ...engineOptions,
+    ],
+    examples: [
+      'sluice topic alter orders --set retention.ms=86400000',
+      'sluice topic alter orders --partitions 16',
+    ],
+    load: async () => (await import('./topic.ts')).alterTopic,
+  },
+  {
+    path: 'topic delete',
+    summary: 'delete topics and everything in them',
+    operands: [['<topics...>', 'their names']],
+    options: engineOptions,
+    examples: ['sluice topic delete orders'],
+    load: async () => (await import('./topic.ts')).deleteTopics,
+  },
+  {
+    path: 'produce',
+    summary: 'publish lines from files or standard input',
+    notes:
+      'A line is a message: its bytes as they are, without the line end. With --json a line is JSON, and the whole line is the value unless --value-field picks a part of it; blank lines are passed over. A line that is refused is reported with its number, the others are published, and the exit code is 1. On SIGINT what was read is published.',
+    operands: [
+      ['<topic>', 'where to publish; created if missing, unless auto-create-topics is false'],
+      ['[files...]', 'what to publish; standard input if left out, or for -'],
+    ],
+    options: [
+      { flags: '-j, --json', meaning: 'lines are JSON; one that is not is refused' },
+      { flags: '--key-field <PATH>', meaning: 'with --json: the field that is the key (a.b goes deeper)' },
+      { flags: '--value-field <PATH>', meaning: 'with --json: the field that is the value' },
+      { flags: '-k, --key <KEY>', meaning: 'one key for all messages' },
+      { flags: '--key-separator <TEXT>', meaning: 'the key is what stands before TEXT in each line' },
+      { flags: '-p, --partition <N>', meaning: 'publish to this partition alone', kind: 'count' },
+      { flags: '-H, --header <NAME=VALUE>', meaning: 'a header for all messages; may be repeated', kind: 'list' },
+      {
+        flags: '--acks <ACKS>',
+        meaning: 'what counts as published (default: what the flush policy promises)',
+        kind: { choices: ['written', 'flushed'] },
+      },
+      {
+        flags: '--compression <NAME>',
+        meaning: 'compress batches',
+        kind: { choices: ['none', 'gzip', 'snappy', 'lz4', 'zstd'] },
+      },
+      { flags: '--batch <N>', meaning: 'most messages in a batch', kind: 'count' },
+      {
+        flags: '--in-flight <N>',
+        meaning: 'most messages sent and not yet acknowledged (default 10000)',
+        kind: 'count',
+      },
+      {
+        flags: '--ack-log <FILE>',
+        meaning:
+          'write "line partition offset" as each message is acknowledged, in that order; - is standard output',
+      },
+      ...engineOptions,
+    ],
+    examples: [
+      'echo hello | sluice produce greetings',
+      'sluice produce orders orders.jsonl --json --key-field customer.id',
+      'sluice produce log /var/log/syslog --header host=web1 --url /var/lib/sluice',
+    ],
+    load: async () => (await import('./produce.ts')).produce,
+  },
+  {
+    path: 'consume',
+    summary: 'print messages',
+    notes:
+      'Without --follow it ends at what was the end of the partitions when it started. With --group the position is committed once the messages have been written to standard output, never before: after a crash some may be printed again, none is missing. Without --json the value is printed, as it is, and a line end.',
+    operands: [['<topics...>', 'what to read']],
+    options: [
+      { flags: '-g, --group <GROUP>', meaning: 'read as a member of this group, from its committed offsets on' },
+      { flags: '--members <N>', meaning: 'with --group: so many members in this process (default 1)', kind: 'count' },
+      {
+        flags: '--from <POSITION>',
+        meaning: `where to begin (default earliest): ${POSITIONS}; with --group: earliest or latest, for partitions without a commit`,
+      },
+      { flags: '-p, --partition <N>', meaning: 'only this partition; may be repeated; not with --group', kind: 'list' },
+      { flags: '-n, --max <N>', meaning: 'end after so many messages', kind: 'count' },
+      { flags: '-f, --follow', meaning: 'wait for new messages; end with SIGINT' },
+      {
+        flags: '-j, --json',
+        meaning: 'one JSON object a line: topic, partition, offset, timestamp, key, value, headers',
+      },
+      {
+        flags: '--format <TEXT>',
+        meaning: 'a line of your own, with {topic} {partition} {offset} {timestamp} {key} {value}, \\t and \\n',
+      },
+      ...engineOptions,
+    ],
+    examples: [
+      'sluice consume orders --json',
+      'sluice consume orders --group billing --follow',
+      'sluice consume orders --from 2026-01-31T12:00:00Z --max 10',
+    ],
+    load: async () => (await import('./consume.ts')).consume,
+  },
+  {
+    path: 'group list',
+    summary: 'list consumer groups',
+    options: [json, ...engineOptions],
+    examples: ['sluice group list'],
+    load: async () => (await import('./group.ts')).listGroups,
+  },
+  {
+    path: 'group describe',
+    summary: 'show committed offsets, lag and members of a group',
+    operands: [['<group>', 'its id']],
+    options: [json, ...engineOptions],
+    examples: ['sluice group describe billing'],
+    load: async () => (await import('./group.ts')).describeGroup,
+  },
+  {
+    path: 'group reset',
+    summary: 'move the committed offsets of a group without members',
+    operands: [['<group>', 'its id']],
+    options: [
+      { flags: '--to <POSITION>', meaning: POSITIONS },
+      {
+        flags: '-t, --topic <TOPIC>',
+        meaning: 'only this topic (default: all that the group has committed); may be repeated',
+        kind: 'list',
+      },
+      { flags: '-n, --dry-run', meaning: 'show what would change, and change nothing' },
+      ...engineOptions,
+    ],
+    examples: [
+      'sluice group reset billing --to earliest --dry-run',
+      'sluice group reset billing --topic orders --to 2026-01-31T12:00:00Z',
+    ],
+    load: async () => (await import('./group.ts')).resetGroup,
+  },
+]

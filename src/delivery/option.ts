@@ -1,0 +1,19 @@
+/** Checks of options: each returns the value, or throws INVALID_ARGUMENT with the option's name, what it may be and what it was. */
+
+import { SluiceError } from '../errors.ts'
+import { describe } from './codec.ts'
+
+export function atLeast(name: string, value: number, least: number): number {
+  if (typeof value === 'number' && value >= least) return value
+  throw invalidOption(`${name} is a number from ${least} on, not ${shown(value)}`)
+}
+
+export function oneOf<T extends string>(name: string, value: T, allowed: readonly T[]): T {
+  if (allowed.includes(value)) return value
+  throw invalidOption(`${name} is one of ${allowed.join(', ')}, not ${shown(value)}`)
+}
+
+export const invalidOption = (message: string): SluiceError => new SluiceError('INVALID_ARGUMENT', message)
+
+const shown = (value: unknown): string =>
+  typeof value === 'number' || typeof value === 'string' ? JSON.stringify(value) : describe(value)

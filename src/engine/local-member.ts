@@ -1,0 +1,284 @@
+/**
+ * A member of a consumer group in this process: plays the client's side of the group protocol against the coordinator
+ * in the same process. Joins, computes the assignment if it leads, keeps its session alive, and joins again when the group
+ * rebalances.
+ *
+ *   join ──► sync ──► hold ──(the group rebalances)──► revoke what must go ──► join …
+ *
+ * With eager assignors everything is revoked before joining again; with cooperative-sticky only what the new assignment
+ * takes away, and then the member joins once more so that it can be given to another (KIP-429).
+ *
+ * All steps run one after the other in one loop; `revoked` and `assigned` are awaited in it, so that nobody is given a partition
+ * that its former holder has not let go of.
+ */
+
+import { hostname } from 'node:os'
+import { type Assignor, assign, type TopicPartition } from '../broker/assignor.ts'
+import type { Broker } from '../broker/broker.ts'
+import {
+  CONSUMER_PROTOCOL_TYPE,
+  decodeAssignment,
+  decodeMember,
+  encodeAssignment,
+  encodeMember,
+} from '../broker/consumer-protocol.ts'
+import type { JoinResult, SyncResult } from '../broker/group.ts'
+import { type ErrorCode, SluiceError } from '../errors.ts'
+import type { Timer } from '../lib/clock.ts'
+import type { CommitOffset, Member, MemberEvents, MemberOptions } from './engine.ts'
+import { withMetadata } from './local.ts'
+
+const HEARTBEATS_PER_SESSION = 3
+
+export class LocalMember implements Member {
+  readonly #broker: Broker
+  readonly #options: MemberOptions
+  readonly #events: MemberEvents
+  readonly #onEnd: () => void
+  readonly #forget: (() => void)[] = []
+  #memberId = ''
+  #generation = -1
+  #owned: readonly TopicPartition[] = []
+  #cooperative = false
+  /** As leader: how many partitions each topic had when it was shared out. */
+  #partitionCounts: ReadonlyMap<string, number> | null = null
+  #leaving = false
+  #ended: SluiceError | null = null
+  #heartbeat: Timer | null = null
+  /** Set when the group wants us to join again, or we leave. */
+  #wanted = false
+  #wake: (() => void) | null = null
+  /** What the coordinator last answered to a heartbeat, if it was a refusal. */
+  #refusal: ErrorCode | null = null
+  #joining = false
+  #loop: Promise<void> = Promise.resolve()
+
+  constructor(broker: Broker, options: MemberOptions, events: MemberEvents, onEnd: () => void) {
+    this.#broker = broker
+    this.#options = options
+    this.#events = events
+    this.#onEnd = onEnd
+  }
+
+  get memberId(): string {
+    return this.#memberId
+  }
+
+  get generation(): number {
+    return this.#generation
+  }
+
+  /** Resolves when the group has taken the member in. */
+  async start(): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>()
+    this.#forget.push(
+      this.#broker.onRebalance(this.#options.group, () => this.#joinAgain()),
+      this.#broker.onTopicsChanged(() => this.#lookAtTopics()),
+    )
+    this.#loop = this.#run(resolve).catch(error => {
+      reject(error)
+      this.#end(error)
+    })
+    await promise
+  }
+
+  async commit(offsets: readonly CommitOffset[]): Promise<void> {
+    if (this.#ended !== null) throw this.#ended
+    await this.#broker.commit(this.#options.group, this.#identity(), offsets.map(withMetadata))
+  }
+
+  async leave(): Promise<void> {
+    this.#leaving = true
+    // A join waits for the slowest member of the group; whoever leaves does not.
+    if (this.#joining) this.#depart()
+    this.#joinAgain()
+    await this.#loop
+  }
+
+  async #run(joined: () => void): Promise<void> {
+    while (!this.#leaving) {
+      this.#joining = true
+      const join = await this.#join()
+      this.#joining = false
+      // What the group wanted before this answer, it has got; what it wants from here on counts.
+      this.#wanted = false
+      if (join.error !== null) {
+        await this.#recover(join.error)
+        continue
+      }
+      joined()
+      this.#beat()
+      const sync = await this.#sync(join)
+      if (sync.error !== null) {
+        await this.#recover(sync.error)
+        continue
+      }
+      this.#cooperative = join.protocol === 'cooperative-sticky'
+      await this.#take(decodeAssignment(sync.assignment).partitions)
+      if (!this.#wanted && !this.#leaving) await this.#idle()
+      const refusal = this.#refusal
+      this.#refusal = null
+      if (refusal !== null && !this.#leaving) await this.#recover(refusal)
+      else if (!this.#cooperative || this.#leaving) await this.#giveUp(this.#owned)
+    }
+    this.#finish()
+  }
+
+  #join(): Promise<JoinResult> {
+    const { group, topics, instanceId, clientId, sessionTimeoutMs, rebalanceTimeoutMs, assignors } = this.#options
+    const subscription = { topics, owned: this.#owned, generation: this.#generation }
+    return new Promise(resolve => {
+      this.#broker.groups.join(
+        {
+          group,
+          memberId: this.#memberId,
+          instanceId: instanceId ?? null,
+          clientId,
+          clientHost: hostname(),
+          sessionTimeoutMs,
+          rebalanceTimeoutMs,
+          protocolType: CONSUMER_PROTOCOL_TYPE,
+          protocols: assignors.map(name => ({ name, metadata: encodeMember(name, subscription) })),
+          requireKnownMemberId: false,
+        },
+        this.#broker.clock.monotonic(),
+        result => {
+          if (result.error === null) {
+            this.#memberId = result.memberId
+            this.#generation = result.generation
+          }
+          resolve(result)
+        },
+      )
+      this.#broker.watchGroups()
+    })
+  }
+
+  #sync(join: JoinResult): Promise<SyncResult> {
+    const leads = join.leader === join.memberId && !join.skipAssignment
+    const assignments = leads ? this.#assign(join) : []
+    if (!leads) this.#partitionCounts = null
+    return new Promise(resolve => {
+      const request = { group: this.#options.group, ...this.#identity(), assignments }
+      this.#broker.groups.sync(request, this.#broker.clock.monotonic(), resolve)
+      this.#broker.watchGroups()
+    })
+  }
+
+  #assign(join: JoinResult): { memberId: string; assignment: Uint8Array }[] {
+    const assignor = join.protocol as Assignor
+    const members = join.members.map(member =>
+      decodeMember(assignor, member.memberId, member.instanceId, member.metadata),
+    )
+    const counts = new Map<string, number>()
+    const partitionsOf = (topic: string): number => this.#broker.findTopic(topic)?.partitions.length ?? 0
+    for (const member of members) for (const topic of member.topics) counts.set(topic, partitionsOf(topic))
+    this.#partitionCounts = counts
+    return [...assign(assignor, members, partitionsOf)].map(([memberId, partitions]) => ({
+      memberId,
+      assignment: encodeAssignment({ partitions, userData: null }),
+    }))
+  }
+
+  /** Moves from what is held to what is assigned. */
+  async #take(assigned: readonly TopicPartition[]): Promise<void> {
+    const lost = without(this.#owned, assigned)
+    const gained = without(assigned, this.#owned)
+    if (lost.length > 0) await this.#giveUp(lost)
+    this.#owned = assigned
+    await this.#events.assigned(gained)
+    // What was given up can now be assigned to somebody else.
+    if (lost.length > 0 && this.#cooperative) this.#joinAgain()
+  }
+
+  async #giveUp(partitions: readonly TopicPartition[]): Promise<void> {
+    if (partitions.length === 0) return
+    await this.#events.revoked(partitions)
+    this.#owned = without(this.#owned, partitions)
+  }
+
+  /** After a refusal: joins again, as a new member if the old membership is gone. Throws if there is no point in it. */
+  async #recover(error: ErrorCode): Promise<void> {
+    if (error === 'REBALANCE_IN_PROGRESS') return
+    if (error !== 'UNKNOWN_MEMBER' && error !== 'ILLEGAL_GENERATION') {
+      throw new SluiceError(error, `group "${this.#options.group}" refuses the member: ${error}`, {
+        group: this.#options.group,
+        memberId: this.#memberId,
+      })
+    }
+    this.#memberId = ''
+    this.#generation = -1
+    const lost = this.#owned
+    this.#owned = []
+    if (lost.length > 0) await this.#events.lost(lost)
+  }
+
+  /** Waits until the group wants something. */
+  async #idle(): Promise<void> {
+    await new Promise<void>(resolve => {
+      this.#wake = resolve
+    })
+    this.#wake = null
+  }
+
+  #joinAgain(): void {
+    this.#wanted = true
+    this.#wake?.()
+  }
+
+  /** Only the leader looks after topics: when their partitions change it joins again, which makes all others do so. */
+  #lookAtTopics(): void {
+    if (this.#partitionCounts === null) return
+    for (const [topic, count] of this.#partitionCounts) {
+      if ((this.#broker.findTopic(topic)?.partitions.length ?? 0) !== count) return this.#joinAgain()
+    }
+  }
+
+  #beat(): void {
+    this.#heartbeat?.cancel()
+    const { group, sessionTimeoutMs } = this.#options
+    this.#heartbeat = this.#broker.clock.after(sessionTimeoutMs / HEARTBEATS_PER_SESSION, () => {
+      const error = this.#broker.groups.heartbeat({ group, ...this.#identity() }, this.#broker.clock.monotonic())
+      this.#broker.watchGroups()
+      if (error !== null && error !== 'REBALANCE_IN_PROGRESS') this.#refusal = error
+      if (error !== null) this.#joinAgain()
+      this.#beat()
+    })
+  }
+
+  #identity(): { memberId: string; generation: number; instanceId: string | null } {
+    return { memberId: this.#memberId, generation: this.#generation, instanceId: this.#options.instanceId ?? null }
+  }
+
+  #depart(): void {
+    const { group, instanceId } = this.#options
+    if (this.#memberId === '') return
+    const leaving = [{ memberId: this.#memberId, instanceId: instanceId ?? null }]
+    this.#broker.groups.leave(group, leaving, this.#broker.clock.monotonic())
+    this.#broker.watchGroups()
+  }
+
+  #finish(): void {
+    const { group } = this.#options
+    this.#depart()
+    this.#stop(new SluiceError('CONSUMER_CLOSED', `the member has left group "${group}"`, { group }))
+  }
+
+  #end(error: unknown): void {
+    const failure = error instanceof SluiceError ? error : new SluiceError('CLOSED', String(error), {}, error)
+    this.#stop(failure)
+    if (!this.#leaving) this.#events.failed(failure)
+  }
+
+  #stop(reason: SluiceError): void {
+    this.#heartbeat?.cancel()
+    for (const forget of this.#forget) forget()
+    this.#ended = reason
+    this.#onEnd()
+  }
+}
+
+const without = (from: readonly TopicPartition[], taken: readonly TopicPartition[]): TopicPartition[] => {
+  const keys = new Set(taken.map(({ topic, partition }) => `${topic}-${partition}`))
+  return from.filter(({ topic, partition }) => !keys.has(`${topic}-${partition}`))
+}

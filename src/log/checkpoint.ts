@@ -1,0 +1,68 @@
+/**
+ * The checkpoint of a log: a small file that says what is certainly on the disk, so that opening a log reads only what came
+ * after, and so that damage before it can be told from a write that a crash cut short.
+ *
+ * It is replaced as a whole: written under another name, synced, renamed, the folder synced. A crash leaves the old or the
+ * new one. It is only written after what it speaks of has been synced.
+ *
+ *   {"version":1,"startOffset":0,"offset":120,"segment":0,"position":9184,"maxTimestamp":…,"maxTimestampOffset":119,"producers":0} 8f3a0c11
+ *                                                                                                   CRC-32C of what stands before ┘
+ */
+
+import { crc32c } from '@node-rs/crc32'
+import { type Disk, DiskError } from '../lib/disk.ts'
+
+const NAME = 'checkpoint'
+const TEMPORARY_NAME = 'checkpoint.tmp'
+const BYTES_MAX = 4096
+
+export interface Checkpoint {
+  /** First offset that readers may see; what lies before is deleted, or waits to be. */
+  readonly startOffset: number
+  /** Everything before this offset is durable… */
+  readonly offset: number
+  /** …and ends at `position` of the segment with this base offset. */
+  readonly segment: number
+  readonly position: number
+  /** Largest timestamp in that segment, and the last offset of its batch; -1 if there is none. */
+  readonly maxTimestamp: number
+  readonly maxTimestampOffset: number
+  /** Idempotent producers known at `offset`: if there are any, a snapshot of them lies beside. */
+  readonly producers: number
+}
+
+/** The checkpoint of a log's folder; null if there is none or it is damaged, which costs time, not data. */
+export function readCheckpoint(disk: Disk, directory: string): Checkpoint | null {
+  let text: string
+  try {
+    const file = disk.open(`${directory}/${NAME}`, 'read')
+    try {
+      text = Buffer.from(file.readNow(0, BYTES_MAX)).toString('latin1')
+    } finally {
+      file.close()
+    }
+  } catch (error) {
+    if (error instanceof DiskError) return null
+    throw error
+  }
+  const match = /^(\{.*\}) ([0-9a-f]{8})\n$/.exec(text)
+  if (match === null || checksum(match[1]) !== match[2]) return null
+  const { version, ...checkpoint } = JSON.parse(match[1]) as Checkpoint & { version: number }
+  return version === 1 ? checkpoint : null
+}
+
+/** Durable once resolved. Rejects with DiskError; then the old one is still there. */
+export async function writeCheckpoint(disk: Disk, directory: string, checkpoint: Checkpoint): Promise<void> {
+  const json = JSON.stringify({ version: 1, ...checkpoint })
+  const file = disk.open(`${directory}/${TEMPORARY_NAME}`, 'create')
+  try {
+    file.write(Buffer.from(`${json} ${checksum(json)}\n`, 'latin1'), 0)
+    await file.sync()
+  } finally {
+    file.close()
+  }
+  disk.rename(`${directory}/${TEMPORARY_NAME}`, `${directory}/${NAME}`)
+  await disk.syncDirectory(directory)
+}
+
+const checksum = (text: string): string => crc32c(Buffer.from(text, 'latin1')).toString(16).padStart(8, '0')

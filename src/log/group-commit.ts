@@ -1,0 +1,105 @@
+/**
+ * Group commit: many appends share one sync.
+ *
+ * An append asks for durability up to an offset and gets a promise. A sync covers everything appended before it
+ * began; while one is under way, further requests gather for the next. When a sync is over, the next one begins only
+ * after the promise jobs of this turn have run: a publisher that waited for the first and publishes again at once is still
+ * in time for the second. Without that, ten publishers would be in two groups that take turns, at half the rate.
+ *
+ * Ordering: the target is read before the sync begins, and `durableOffset` moves to it only after the sync has resolved, so
+ * what is called durable is. A sync that fails ends the log: every request, now and later, is rejected with that error; it
+ * is never tried again, because the kernel may have dropped the pages it could not write.
+ */
+
+import type { Clock } from '../lib/clock.ts'
+
+interface Request {
+  readonly offset: number
+  readonly resolve: () => void
+  readonly reject: (error: unknown) => void
+}
+
+export interface GroupCommitOptions {
+  readonly clock: Clock
+  /** Where the log ends now. */
+  readonly endOffset: () => number
+  /** Makes everything appended so far durable. */
+  readonly sync: () => Promise<void>
+  /** Called when `durableOffset` has moved, before the requests are resolved. */
+  readonly onDurable: (offset: number) => void
+  /** Called once, when a sync has failed. Returns the error to reject with. */
+  readonly onFailed: (error: unknown) => Error
+}
+
+export class GroupCommit {
+  readonly #options: GroupCommitOptions
+  #durableOffset: number
+  /** In order of offset. */
+  #requests: Request[] = []
+  #running = false
+  #failure: Error | null = null
+
+  constructor(durableOffset: number, options: GroupCommitOptions) {
+    this.#durableOffset = durableOffset
+    this.#options = options
+  }
+
+  /** Everything before this offset is on the disk. */
+  get durableOffset(): number {
+    return this.#durableOffset
+  }
+
+  /** Resolves when everything before `offset` is durable. */
+  wait(offset: number): Promise<void> {
+    if (this.#failure !== null) return Promise.reject(this.#failure)
+    if (offset <= this.#durableOffset) return Promise.resolve()
+    return new Promise((resolve, reject) => {
+      this.#requests.push({ offset, resolve, reject })
+      this.start()
+    })
+  }
+
+  /** Begins a sync of what is not durable yet, unless one is under way or due. */
+  start(): void {
+    if (this.#running || this.#failure !== null) return
+    this.#running = true
+    this.#options.clock.defer(() => this.#run())
+  }
+
+  #run(): void {
+    const target = this.#options.endOffset()
+    this.#options.sync().then(
+      () => this.#succeed(target),
+      error => this.#fail(error),
+    )
+  }
+
+  #succeed(target: number): void {
+    this.#running = false
+    if (this.#failure !== null) return
+    if (target > this.#durableOffset) {
+      this.#durableOffset = target
+      this.#options.onDurable(target)
+    }
+    const requests = this.#requests
+    let done = 0
+    while (done < requests.length && requests[done].offset <= target) done++
+    this.#requests = requests.slice(done)
+    for (let index = 0; index < done; index++) requests[index].resolve()
+    if (this.#requests.length > 0) this.start()
+  }
+
+  #fail(error: unknown): void {
+    this.#running = false
+    this.stop(this.#options.onFailed(error))
+  }
+
+  /** Rejects what waits and all that comes. */
+  stop(failure: Error): void {
+    if (this.#failure !== null) return
+    this.#failure = failure
+    const requests = this.#requests
+    this.#requests = []
+    for (const request of requests) request.reject(failure)
+  }
+}

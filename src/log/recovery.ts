@@ -1,0 +1,312 @@
+/**
+ * Opening a log after whatever happened to it. Everything before the checkpoint was durable and is taken as it is
+ * (readers check each batch they read); everything after it is walked, batch by batch, and the indexes are rebuilt
+ * from what is found.
+ *
+ * What is found at the place where the walk of a segment stops is one of the cases of `crashCases`: each names the crash
+ * that leads to it and what is done. Exactly one matches; a test proves it for all combinations of facts.
+ *
+ * Nothing is ever thrown away that could be somebody's data: bytes with good batches behind the damage are set aside in a
+ * file of their own (`….log.cut-POSITION`, `….log.orphan`) and reported.
+ */
+
+import type { Disk, DiskFile } from '../lib/disk.ts'
+import { lastOffset, baseOffset, producerId } from '../record/batch.ts'
+import { type Checkpoint, readCheckpoint } from './checkpoint.ts'
+import type { OpenFiles } from './open-files.ts'
+import { ProducerState, readSnapshot, snapshotOffsets } from './producer-state.ts'
+import { findBatch, scan } from './scan.ts'
+import { Segment, segmentName, segmentOffset } from './segment.ts'
+
+/** What is known of a segment at the place where its walk ends. */
+export interface CrashFacts {
+  /** The file ends before the position that the checkpoint calls durable. */
+  readonly short: boolean
+  /** The segment does not begin where the one before it ended. */
+  readonly misplaced: boolean
+  /** The walk met something that is no good batch with the offset that was due. */
+  readonly damaged: boolean
+  /** A good batch lies somewhere behind that place. */
+  readonly goodBehind: boolean
+}
+
+export interface CrashCase {
+  readonly name: string
+  /** How things came to this. */
+  readonly cause: string
+  readonly when: (facts: CrashFacts) => boolean
+  /** keep: as it is. cut: remove what lies behind. cut-aside: the same, but a copy is kept. restart: go on in a new segment. orphan: set the file aside. */
+  readonly action: 'keep' | 'cut' | 'cut-aside' | 'restart' | 'orphan'
+  /** Whether people should hear of it: a warning, or the ordinary end of a process that was killed. */
+  readonly severity: 'none' | 'note' | 'warning'
+}
+
+export const crashCases: readonly CrashCase[] = [
+  {
+    name: 'whole',
+    cause: 'a clean stop, or a crash between two writes',
+    when: facts => !facts.misplaced && !facts.short && !facts.damaged,
+    action: 'keep',
+    severity: 'none',
+  },
+  {
+    name: 'torn-tail',
+    cause: 'a crash in the middle of the last write, or before it was synced: nobody was told that it was stored',
+    when: facts => !facts.misplaced && !facts.short && facts.damaged && !facts.goodBehind,
+    action: 'cut',
+    severity: 'note',
+  },
+  {
+    name: 'lost-in-the-middle',
+    cause: 'a power cut kept a later write and lost an earlier one, none of them synced; or durable data was damaged since',
+    when: facts => !facts.misplaced && !facts.short && facts.damaged && facts.goodBehind,
+    action: 'cut-aside',
+    severity: 'warning',
+  },
+  {
+    name: 'short-file',
+    cause: 'somebody or something shortened a file that was durable; offsets are not given out a second time',
+    when: facts => !facts.misplaced && facts.short,
+    action: 'restart',
+    severity: 'warning',
+  },
+  {
+    name: 'orphan-segment',
+    cause: 'a power cut kept a new segment and lost the end of the one before it, neither synced',
+    when: facts => facts.misplaced,
+    action: 'orphan',
+    severity: 'warning',
+  },
+]
+
+export function crashCaseOf(facts: CrashFacts): CrashCase {
+  return crashCases.find(candidate => candidate.when(facts))!
+}
+
+/** One thing that recovery did or found. */
+export interface RecoveryReport {
+  readonly case: string
+  readonly severity: 'note' | 'warning'
+  readonly file: string
+  readonly position: number
+  /** Bytes that were cut, or are missing. */
+  readonly bytes: number
+  readonly message: string
+}
+
+export interface Recovered {
+  /** Ascending, never empty. */
+  readonly segments: Segment[]
+  readonly startOffset: number
+  readonly endOffset: number
+  /** What is certainly durable; the rest was found and must be synced before anybody is told of it. */
+  readonly durableOffset: number
+  readonly producers: ProducerState
+  readonly reports: RecoveryReport[]
+}
+
+interface Walk {
+  readonly disk: Disk
+  readonly directory: string
+  readonly indexIntervalBytes: number
+  readonly producers: ProducerState
+  readonly reports: RecoveryReport[]
+}
+
+/** Opens the log in `directory`, making it if it is empty. Throws DiskError. */
+export function recover(disk: Disk, files: OpenFiles, directory: string, indexIntervalBytes: number): Recovered {
+  disk.makeDirectory(directory)
+  const names = new Set(disk.list(directory))
+  const checkpoint = readCheckpoint(disk, directory)
+  const startOffset = checkpoint?.startOffset ?? 0
+  const walk: Walk = { disk, directory, indexIntervalBytes, producers: new ProducerState(), reports: [] }
+  const segments = listSegments(walk, files, names, startOffset)
+  const known = checkpoint ?? beginning(segments)
+  const producersFrom = loadProducers(walk, names, known)
+
+  const kept = segments.filter(segment => segment.baseOffset < known.segment)
+  const current = segments.find(segment => segment.baseOffset === known.segment)
+  replayProducers(walk, [...kept, ...(current === undefined ? [] : [current])], producersFrom, known)
+  let endOffset = walkFirst(walk, kept, current, known)
+  if (current === undefined && known.position > 0) reportMissing(walk, known)
+  for (const segment of segments) {
+    if (segment.baseOffset <= known.segment) continue
+    endOffset = walkLater(walk, kept, segment, endOffset)
+  }
+  // Nothing, or nothing that ends at endOffset: the log goes on in a new segment.
+  const last = kept.at(-1)
+  if (last === undefined || walk.reports.some(report => report.case === 'short-file')) {
+    if (last?.baseOffset !== endOffset) kept.push(Segment.create(disk, files, directory, endOffset))
+  }
+  return {
+    segments: kept,
+    startOffset: Math.max(startOffset, checkpoint === null ? kept[0].baseOffset : 0),
+    endOffset,
+    durableOffset: Math.min(known.offset, endOffset),
+    producers: walk.producers,
+    reports: walk.reports,
+  }
+}
+
+/** The segments that still count, and the removal of what a crash left of those deleted. */
+function listSegments(walk: Walk, files: OpenFiles, names: Set<string>, startOffset: number): Segment[] {
+  const { disk, directory } = walk
+  const offsets = [...names].map(segmentOffset).filter(offset => offset >= 0)
+  offsets.sort((a, b) => a - b)
+  const segments: Segment[] = []
+  for (const [index, offset] of offsets.entries()) {
+    const segment = new Segment(disk, files, directory, offset, names)
+    // Deleted by retention, which moves the start offset durably before it removes files.
+    if (index + 1 < offsets.length && offsets[index + 1] <= startOffset) segment.remove()
+    else segments.push(segment)
+  }
+  return segments
+}
+
+/** Without a checkpoint everything is walked from the start of the first segment. */
+const beginning = (segments: readonly Segment[]): Checkpoint => {
+  const offset = segments[0]?.baseOffset ?? 0
+  return { startOffset: offset, offset, segment: offset, position: 0, maxTimestamp: -1, maxTimestampOffset: -1, producers: -1 }
+}
+
+/** Walks the segment in which the checkpoint lies, from there on. Returns the offset that is due next. */
+function walkFirst(walk: Walk, kept: Segment[], segment: Segment | undefined, known: Checkpoint): number {
+  if (segment === undefined) return known.offset
+  segment.cutIndexes(known.position)
+  if (known.position > 0) segment.restoreMaxTimestamp(known.maxTimestamp, known.maxTimestampOffset)
+  kept.push(segment)
+  if (segment.size < known.position) {
+    settle(walk, segment, { short: true, misplaced: false, damaged: false, goodBehind: false }, {
+      position: segment.size,
+      bytes: known.position - segment.size,
+      what: `the file ends at ${segment.size}, ${known.position} bytes were durable`,
+    })
+    return known.offset
+  }
+  return walkBatches(walk, segment, known.position, known.offset)
+}
+
+function walkLater(walk: Walk, kept: Segment[], segment: Segment, due: number): number {
+  if (segment.baseOffset !== due) {
+    settle(walk, segment, { short: false, misplaced: true, damaged: false, goodBehind: false }, {
+      position: 0,
+      bytes: segment.size,
+      what: `it begins at offset ${segment.baseOffset}, the one before ended at ${due}`,
+    })
+    return due
+  }
+  kept.push(segment)
+  segment.cutIndexes(0)
+  return walkBatches(walk, segment, 0, due)
+}
+
+function walkBatches(walk: Walk, segment: Segment, position: number, due: number): number {
+  const file = segment.file
+  let wrong: string | null = null
+  let end = position
+  let next = due
+  for (const found of scan(file, position)) {
+    wrong = found.wrong
+    if (wrong === null && baseOffset(found.bytes, found.at) !== next) {
+      wrong = `offset ${baseOffset(found.bytes, found.at)} where ${next} is due`
+    }
+    if (wrong !== null) break
+    segment.note(found.bytes, found.at, found.batchBytes, found.position, walk.indexIntervalBytes)
+    if (producerId(found.bytes, found.at) >= 0) walk.producers.note(found.bytes, found.at, next)
+    next = lastOffset(found.bytes, found.at) + 1
+    end = found.position + found.batchBytes
+  }
+  const goodBehind = wrong !== null && findBatch(file, end, next, Number.MAX_SAFE_INTEGER) !== null
+  settle(walk, segment, { short: false, misplaced: false, damaged: wrong !== null, goodBehind }, {
+    position: end,
+    bytes: segment.size - end,
+    what: wrong ?? '',
+  })
+  return next
+}
+
+/** Does what the case asks for. */
+function settle(
+  walk: Walk,
+  segment: Segment,
+  facts: CrashFacts,
+  found: { position: number; bytes: number; what: string },
+): void {
+  const crashCase = crashCaseOf(facts)
+  switch (crashCase.action) {
+    case 'keep':
+    case 'restart':
+      break
+    case 'cut-aside':
+      setAside(walk.disk, segment.file, found.position)
+      segment.truncate(found.position)
+      break
+    case 'cut':
+      segment.truncate(found.position)
+      break
+    case 'orphan':
+      walk.disk.rename(segment.path, `${segment.path}.orphan`)
+      segment.remove()
+      break
+  }
+  if (crashCase.severity === 'none') return
+  walk.reports.push({
+    case: crashCase.name,
+    severity: crashCase.severity,
+    file: segment.path,
+    position: found.position,
+    bytes: found.bytes,
+    message: `${segment.path}: ${found.what} at position ${found.position} (${found.bytes} bytes; ${crashCase.cause})`,
+  })
+}
+
+function setAside(disk: Disk, file: DiskFile, position: number): void {
+  const copy = disk.open(`${file.path}.cut-${position}`, 'create')
+  try {
+    for (let from = position; from < file.size(); ) {
+      const piece = file.readNow(from, 1024 * 1024)
+      if (piece.length === 0) break
+      copy.write(piece, from - position)
+      from += piece.length
+    }
+  } finally {
+    copy.close()
+  }
+}
+
+function reportMissing(walk: Walk, known: Checkpoint): void {
+  const file = `${walk.directory}/${segmentName(known.segment, 'log')}`
+  walk.reports.push({
+    case: 'short-file',
+    severity: 'warning',
+    file,
+    position: 0,
+    bytes: known.position,
+    message: `${file}: the file is gone, ${known.position} bytes of it were durable`,
+  })
+}
+
+/** Loads the newest good snapshot that is not newer than the checkpoint. Returns the offset from which batches are to be replayed. */
+function loadProducers(walk: Walk, names: Set<string>, known: Checkpoint): number {
+  if (known.producers === 0) return known.offset
+  for (const snapshot of snapshotOffsets(names).reverse()) {
+    if (snapshot > known.offset) walk.disk.remove(`${walk.directory}/${segmentName(snapshot, 'snapshot')}`)
+    else if (readSnapshot(walk.disk, walk.directory, snapshot, walk.producers)) return snapshot
+  }
+  return 0
+}
+
+/** Notes the producers' batches between the snapshot and the checkpoint; there are none after a clean stop. */
+function replayProducers(walk: Walk, segments: readonly Segment[], from: number, known: Checkpoint): void {
+  if (from >= known.offset) return
+  for (const [index, segment] of segments.entries()) {
+    const next = segments[index + 1]
+    if (next !== undefined && next.baseOffset <= from) continue
+    const end = segment.baseOffset === known.segment ? Math.min(known.position, segment.size) : segment.size
+    for (const found of scan(segment.file, segment.positionBefore(from), end)) {
+      if (found.wrong !== null) break
+      const base = baseOffset(found.bytes, found.at)
+      if (base >= from && producerId(found.bytes, found.at) >= 0) walk.producers.note(found.bytes, found.at, base)
+    }
+  }
+}

@@ -1,0 +1,199 @@
+/**
+ * A segment: one `.log` file of record batches, with its offset index and its time index, in Kafka's own formats and
+ * names, so that Kafka's tools read them.
+ *
+ *   00000000000000001000.log         batches, one after another; the name is the offset of the first
+ *   00000000000000001000.index       { last offset of a batch − base: int32 │ position of that batch: int32 }, ascending
+ *   00000000000000001000.timeindex   { largest timestamp so far: int64 │ last offset of the batch that has it − base: int32 }, both ascending
+ *
+ * An index gets an entry about every `index.interval.bytes` of log. Both are hints: a reader starts at the position that
+ * the index gives and walks from batch to batch; if the position does not hold a batch, it walks from the start of the file.
+ */
+
+import { lastOffset, maxTimestamp, readInt64, writeInt64 } from '../record/batch.ts'
+import type { Disk, DiskFile } from '../lib/disk.ts'
+import { EntryFile } from './entry-file.ts'
+import type { OpenFiles } from './open-files.ts'
+
+const OFFSET_ENTRY_BYTES = 8
+const TIME_ENTRY_BYTES = 12
+/** Offsets in the indexes are 32 bits relative to the base offset. */
+export const RELATIVE_OFFSET_MAX = 2 ** 31 - 1
+
+export const segmentName = (offset: number, suffix: string): string =>
+  `${String(offset).padStart(20, '0')}.${suffix}`
+
+/** The base offset in the name of a `.log` file; -1 if it is no such name. */
+export function segmentOffset(name: string): number {
+  const match = /^(\d{20})\.log$/.exec(name)
+  if (match === null) return -1
+  const offset = Number(match[1])
+  return Number.isSafeInteger(offset) ? offset : -1
+}
+
+export class Segment {
+  readonly baseOffset: number
+  readonly path: string
+  readonly #disk: Disk
+  readonly #files: OpenFiles
+  readonly #directory: string
+  readonly #offsets: EntryFile
+  readonly #times: EntryFile
+  #size = -1
+  #bytesSinceEntry = 0
+  /** Largest timestamp so far, and the last offset of the batch that has it; -1: none or not known. */
+  #maxTimestamp = -1
+  #maxTimestampOffset = -1
+  /** When the segment got its first batch, by the broker's clock; -1: not by this process. */
+  firstAppend = -1
+
+  constructor(disk: Disk, files: OpenFiles, directory: string, baseOffset: number, names: ReadonlySet<string>) {
+    this.baseOffset = baseOffset
+    this.path = `${directory}/${segmentName(baseOffset, 'log')}`
+    this.#disk = disk
+    this.#files = files
+    this.#directory = directory
+    const entryFile = (suffix: string, bytes: number): EntryFile => {
+      const name = segmentName(baseOffset, suffix)
+      return new EntryFile(disk, `${directory}/${name}`, bytes, names.has(name))
+    }
+    this.#offsets = entryFile('index', OFFSET_ENTRY_BYTES)
+    this.#times = entryFile('timeindex', TIME_ENTRY_BYTES)
+  }
+
+  /** Makes the files of a new segment. */
+  static create(disk: Disk, files: OpenFiles, directory: string, baseOffset: number): Segment {
+    const segment = new Segment(disk, files, directory, baseOffset, new Set())
+    files.create(segment.path)
+    segment.#size = 0
+    return segment
+  }
+
+  get file(): DiskFile {
+    return this.#files.get(this.path)
+  }
+
+  /** Bytes of log. */
+  get size(): number {
+    if (this.#size < 0) this.#size = this.file.size()
+    return this.#size
+  }
+
+  get maxTimestamp(): number {
+    if (this.#maxTimestamp < 0) {
+      const entry = this.#times.last()
+      if (entry !== null) {
+        this.#maxTimestamp = readInt64(entry, 0)
+        this.#maxTimestampOffset = this.baseOffset + entry.readInt32BE(8)
+      }
+    }
+    return this.#maxTimestamp
+  }
+
+  /** Last offset of the batch with the largest timestamp. */
+  get maxTimestampOffset(): number {
+    return this.maxTimestamp < 0 ? -1 : this.#maxTimestampOffset
+  }
+
+  /** Writes one whole batch at the end. Throws DiskError; then the file may have grown: `truncate` it. */
+  append(batch: Buffer, indexIntervalBytes: number): void {
+    const position = this.size
+    this.file.write(batch, position)
+    this.note(batch, 0, batch.length, position, indexIntervalBytes)
+    this.#size = position + batch.length
+  }
+
+  /** Takes a batch that lies at `position` of the file into the indexes. */
+  note(bytes: Buffer, at: number, batchBytes: number, position: number, indexIntervalBytes: number): void {
+    const last = lastOffset(bytes, at)
+    const timestamp = maxTimestamp(bytes, at)
+    if (timestamp > this.maxTimestamp) {
+      this.#maxTimestamp = timestamp
+      this.#maxTimestampOffset = last
+    }
+    if (this.#bytesSinceEntry > indexIntervalBytes) {
+      this.#offsets.append((entry, start) => {
+        entry.writeInt32BE(last - this.baseOffset, start)
+        entry.writeInt32BE(position, start + 4)
+      })
+      this.#noteTime()
+      this.#bytesSinceEntry = 0
+    }
+    this.#bytesSinceEntry += batchBytes
+  }
+
+  /** Where to start looking for `offset`: the position of a batch at or before it. */
+  positionBefore(offset: number): number {
+    const relative = offset - this.baseOffset
+    const entry = this.#offsets.findLast((bytes, at) => bytes.readInt32BE(at) <= relative)
+    return entry === null ? 0 : entry.readInt32BE(4)
+  }
+
+  /** An offset before which every record is older than `timestamp`. */
+  offsetBefore(timestamp: number): number {
+    const entry = this.#times.findLast((bytes, at) => readInt64(bytes, at) < timestamp)
+    return entry === null ? this.baseOffset : this.baseOffset + entry.readInt32BE(8)
+  }
+
+  /** Drops index entries that speak of the log from `position` on, and what is remembered of timestamps. */
+  cutIndexes(position: number): void {
+    this.#offsets.cut((bytes, at) => bytes.readInt32BE(at + 4) < position)
+    const last = this.#offsets.last()
+    const lastIndexed = last === null ? -1 : last.readInt32BE(0)
+    this.#times.cut((bytes, at) => bytes.readInt32BE(at + 8) <= lastIndexed)
+    this.#maxTimestamp = -1
+    this.#maxTimestampOffset = -1
+    this.#bytesSinceEntry = 0
+  }
+
+  /** Cuts the log to `size` bytes; no index entry may speak of what lies behind. */
+  truncate(size: number): void {
+    if (this.file.size() > size) this.file.truncate(size)
+    this.#size = size
+  }
+
+  /** What a checkpoint remembers of the largest timestamp, given back. */
+  restoreMaxTimestamp(timestamp: number, offset: number): void {
+    this.#maxTimestamp = timestamp
+    this.#maxTimestampOffset = offset
+  }
+
+  /** No more appends: the time index gets its last entry, so that the largest timestamp is known without reading the log. */
+  seal(): void {
+    this.#noteTime()
+    this.flushIndexes()
+  }
+
+  flushIndexes(): void {
+    this.#offsets.flush()
+    this.#times.flush()
+  }
+
+  async syncIndexes(): Promise<void> {
+    await this.#offsets.sync()
+    await this.#times.sync()
+  }
+
+  sync(): Promise<void> {
+    return this.file.sync()
+  }
+
+  /** Removes the files. Reads under way are completed. */
+  remove(): void {
+    this.#files.close(this.path)
+    for (const suffix of ['log', 'index', 'timeindex', 'snapshot', 'txnindex']) {
+      this.#disk.remove(`${this.#directory}/${segmentName(this.baseOffset, suffix)}`)
+    }
+  }
+
+  #noteTime(): void {
+    const timestamp = this.maxTimestamp
+    if (timestamp < 0) return
+    const last = this.#times.last()
+    if (last !== null && readInt64(last, 0) >= timestamp) return
+    this.#times.append((entry, start) => {
+      writeInt64(entry, start, timestamp)
+      entry.writeInt32BE(this.#maxTimestampOffset - this.baseOffset, start + 8)
+    })
+  }
+}

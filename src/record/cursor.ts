@@ -1,0 +1,213 @@
+/**
+ * Walks the records of one or more batches in place. A cursor is one object whose fields change with `next()`: no
+ * allocation per record. Compressed batches are decompressed one at a time, as they are reached; control batches
+ * (transaction markers) are passed over, for they hold nothing that an application reads.
+ *
+ * The bytes are taken to have passed their checksum; all the same every length is checked, so that malformed records
+ * (a producer can send a good checksum over nonsense) end in INVALID_RECORD, never in a read outside the batch.
+ */
+
+import { SluiceError } from '../errors.ts'
+import {
+  asBuffer,
+  BATCH_HEADER_BYTES,
+  baseOffset,
+  baseTimestamp,
+  batchBytes,
+  checkHeader,
+  compressionOf,
+  hasAppendTime,
+  isControl,
+  maxTimestamp,
+  recordCount,
+} from './batch.ts'
+import { decompress } from './compression.ts'
+
+/** Most bytes that one batch may take up decompressed. */
+export const DECOMPRESSED_BYTES_MAX = 256 * 1024 * 1024
+
+export class RecordCursor {
+  /** Where the current record lies: the batches themselves, or the decompressed records of one. Never changed afterwards. */
+  bytes: Buffer
+  offset = -1
+  timestamp = -1
+  keyStart = 0
+  /** -1: null */
+  keyBytes = -1
+  valueStart = 0
+  /** -1: null */
+  valueBytes = -1
+  headersStart = 0
+  headerCount = 0
+
+  readonly #batches: Buffer
+  readonly #bytesMax: number
+  #nextBatch = 0
+  #remaining = 0
+  #position = 0
+  #end = 0
+  #baseOffset = 0
+  #baseTimestamp = 0
+  #appendTime = -1
+  #varint = 0
+
+  constructor(batches: Uint8Array, decompressedBytesMax = DECOMPRESSED_BYTES_MAX) {
+    this.#batches = asBuffer(batches)
+    this.#bytesMax = decompressedBytesMax
+    this.bytes = this.#batches
+  }
+
+  /** Moves to the next record; false at the end. Throws INVALID_RECORD. */
+  next(): boolean {
+    while (this.#remaining === 0) if (!this.#openBatch()) return false
+    this.#remaining--
+    const bytes = this.bytes
+    let at = this.#int(this.#position)
+    const end = at + this.#varint
+    if (end > this.#end || end <= at) throw this.#malformed('length')
+    at++ // attributes: unused
+    at = this.#long(at)
+    this.timestamp = this.#appendTime >= 0 ? this.#appendTime : this.#baseTimestamp + this.#varint
+    at = this.#int(at)
+    this.offset = this.#baseOffset + this.#varint
+    // key and value lengths are mostly one byte
+    let length = bytes[at]
+    if (length < 0x80) {
+      at++
+      this.keyBytes = (length >>> 1) ^ -(length & 1)
+    } else {
+      at = this.#int(at)
+      this.keyBytes = this.#varint
+    }
+    this.keyStart = at
+    if (this.keyBytes > 0) at += this.keyBytes
+    if (at > end) throw this.#malformed('key')
+    length = bytes[at]
+    if (length < 0x80) {
+      at++
+      this.valueBytes = (length >>> 1) ^ -(length & 1)
+    } else {
+      at = this.#int(at)
+      this.valueBytes = this.#varint
+    }
+    this.valueStart = at
+    if (this.valueBytes > 0) at += this.valueBytes
+    if (at >= end) throw this.#malformed('value')
+    at = this.#int(at)
+    this.headerCount = this.#varint
+    this.headersStart = at
+    if (at > end || this.headerCount < 0 || this.headerCount > end - at) throw this.#malformed('headers')
+    this.#position = end
+    return true
+  }
+
+  /** The headers of the current record, decoded. */
+  headers(): [name: string, value: Buffer | null][] {
+    return readHeaders(this.bytes, this.headersStart, this.headerCount)
+  }
+
+  #openBatch(): boolean {
+    const batches = this.#batches
+    const at = this.#nextBatch
+    if (at >= batches.length) return false
+    const wrong = checkHeader(batches, at, batches.length)
+    const bytes = wrong === null ? batchBytes(batches, at) : 0
+    if (wrong !== null || at + bytes > batches.length) throw this.#malformed(wrong ?? 'incomplete batch')
+    this.#nextBatch = at + bytes
+    if (isControl(batches, at)) return true
+    this.#remaining = recordCount(batches, at)
+    this.#baseOffset = baseOffset(batches, at)
+    this.#baseTimestamp = baseTimestamp(batches, at)
+    this.#appendTime = hasAppendTime(batches, at) ? maxTimestamp(batches, at) : -1
+    const compression = compressionOf(batches, at)
+    if (compression === 0) {
+      this.bytes = batches
+      this.#position = at + BATCH_HEADER_BYTES
+      this.#end = at + bytes
+    } else {
+      const records = batches.subarray(at + BATCH_HEADER_BYTES, at + bytes)
+      this.bytes = decompress(compression, records, this.#bytesMax)
+      this.#position = 0
+      this.#end = this.bytes.length
+    }
+    return true
+  }
+
+  /** Reads a varint of 32 bits into #varint; returns the position after it. */
+  #int(start: number): number {
+    const bytes = this.bytes
+    let at = start
+    let value = 0
+    let shift = 0
+    let byte: number
+    do {
+      if (at >= this.#end || shift > 28) throw this.#malformed('varint')
+      byte = bytes[at++]
+      value |= (byte & 0x7f) << shift
+      shift += 7
+    } while (byte >= 0x80)
+    this.#varint = (value >>> 1) ^ -(value & 1)
+    return at
+  }
+
+  /** Reads a varint of 64 bits into #varint, exact within ±2^53. */
+  #long(start: number): number {
+    const byte = this.bytes[start]
+    if (byte < 0x80 && start < this.#end) {
+      this.#varint = (byte >>> 1) ^ -(byte & 1)
+      return start + 1
+    }
+    let at = start
+    let value = 0
+    let scale = 1
+    let digit: number
+    do {
+      if (at >= this.#end || at - start > 9) throw this.#malformed('varint')
+      digit = this.bytes[at++]
+      value += (digit & 0x7f) * scale
+      scale *= 0x80
+    } while (digit >= 0x80)
+    this.#varint = value % 2 === 0 ? value / 2 : -(value + 1) / 2
+    return at
+  }
+
+  #malformed(what: string): SluiceError {
+    return new SluiceError('INVALID_RECORD', `malformed record batch: ${what}`, {
+      baseOffset: this.#baseOffset,
+      position: this.#position,
+    })
+  }
+}
+
+/** Decodes `count` headers that begin at `start`. Throws INVALID_RECORD. */
+export function readHeaders(bytes: Buffer, start: number, count: number): [name: string, value: Buffer | null][] {
+  const headers: [string, Buffer | null][] = []
+  let at = start
+  const int = (): number => {
+    let value = 0
+    let shift = 0
+    let byte: number
+    do {
+      if (at >= bytes.length || shift > 28) throw malformedHeader()
+      byte = bytes[at++]
+      value |= (byte & 0x7f) << shift
+      shift += 7
+    } while (byte >= 0x80)
+    return (value >>> 1) ^ -(value & 1)
+  }
+  const content = (length: number): Buffer => {
+    if (length > bytes.length - at) throw malformedHeader()
+    at += length
+    return bytes.subarray(at - length, at)
+  }
+  for (let index = 0; index < count; index++) {
+    const nameBytes = int()
+    if (nameBytes < 0) throw malformedHeader()
+    const name = content(nameBytes).toString('utf8')
+    const valueBytes = int()
+    headers.push([name, valueBytes < 0 ? null : content(valueBytes)])
+  }
+  return headers
+}
+
+const malformedHeader = (): SluiceError => new SluiceError('INVALID_RECORD', 'malformed record header')

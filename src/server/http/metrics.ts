@@ -1,0 +1,149 @@
+/**
+ * `GET /metrics` for Prometheus. Numbers that the engine keeps (offsets, sizes, lag) are read when they are scraped, so
+ * nothing is counted twice; only requests are counted here as they happen. Each server has a registry of its own.
+ *
+ * Names: `sluice_` + what + unit, counters end in `_total` (https://prometheus.io/docs/practices/naming/).
+ */
+
+import type { FastifyInstance } from 'fastify'
+import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import type { Engine, TopicDescription } from '../../engine/engine.ts'
+import { isSluiceError } from '../../errors.ts'
+import type { RequestObserver } from './http-server.ts'
+
+/** Seconds; a long poll takes as long as its client asked for, which is why the last ones are long. */
+const LATENCY_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 60]
+
+export interface MetricsSources {
+  readonly engine: Engine
+  readonly version: string
+  /** Connections of the HTTP listener. */
+  connections(): { readonly open: number; readonly refused: number }
+}
+
+export class Metrics implements RequestObserver {
+  readonly #registry = new Registry()
+  readonly #requests = new Histogram({
+    name: 'sluice_http_request_duration_seconds',
+    help: 'Time from the arrival of an HTTP request to the end of its answer; its _count is the number of requests.',
+    labelNames: ['method', 'route', 'status'],
+    buckets: LATENCY_BUCKETS,
+    registers: [this.#registry],
+  })
+
+  request(method: string, route: string, status: number, seconds: number): void {
+    this.#requests.observe({ method, route, status }, seconds)
+  }
+
+  /** Mounts the endpoint; call once. */
+  serve(app: FastifyInstance, sources: MetricsSources): void {
+    this.#addProcess(sources)
+    const collectLogs = this.#addLogs()
+    const collectGroups = this.#addGroups()
+    app.get('/metrics', async (_request, reply) => {
+      const topics = await describeTopics(sources.engine)
+      collectLogs(topics)
+      await collectGroups(sources.engine, topics)
+      return reply.type(this.#registry.contentType).send(await this.#registry.metrics())
+    })
+  }
+
+  #gauge<Label extends string>(name: string, help: string, labelNames: readonly Label[]): Gauge<Label> {
+    return new Gauge({ name, help, labelNames: [...labelNames], registers: [this.#registry] })
+  }
+
+  #addProcess({ connections, version }: MetricsSources): void {
+    this.#gauge('sluice_info', 'Always 1; the labels say what runs.', ['version', 'node']).set(
+      { version, node: process.versions.node },
+      1,
+    )
+    this.#read(Gauge, 'sluice_connections', 'Connections that are open.', () => connections().open)
+    this.#read(Counter, 'sluice_connections_refused_total', 'Connections refused: too many.', () => {
+      return connections().refused
+    })
+    this.#read(Gauge, 'process_start_time_seconds', 'When the process started, as Unix time.', () => {
+      return Date.now() / 1000 - process.uptime()
+    })
+    this.#read(Gauge, 'process_resident_memory_bytes', 'Memory of the process.', () => process.memoryUsage.rss())
+    this.#read(Gauge, 'process_heap_bytes', 'JavaScript heap in use.', () => process.memoryUsage().heapUsed)
+    this.#read(Counter, 'process_cpu_seconds_total', 'Processor time used, user and system.', () => {
+      const { user, system } = process.cpuUsage()
+      return (user + system) / 1e6
+    })
+  }
+
+  /** A metric without labels whose value somebody else keeps. */
+  #read(Metric: typeof Gauge | typeof Counter, name: string, help: string, value: () => number): void {
+    new Metric({
+      name,
+      help,
+      registers: [this.#registry],
+      collect() {
+        this.reset()
+        this.inc(value())
+      },
+    })
+  }
+
+  #addLogs(): (topics: readonly TopicDescription[]) => void {
+    const labels = ['topic', 'partition'] as const
+    const start = this.#gauge('sluice_partition_start_offset', 'Offset of the first message kept.', labels)
+    const end = this.#gauge('sluice_partition_end_offset', 'Offset that the next message will have.', labels)
+    const bytes = this.#gauge('sluice_partition_bytes', 'Bytes stored.', labels)
+    const count = this.#gauge('sluice_topics', 'Topics.', [])
+    return topics => {
+      for (const gauge of [start, end, bytes]) gauge.reset()
+      count.set(topics.length)
+      for (const { name, partitions } of topics) {
+        for (const { partition, startOffset, endOffset, bytes: stored } of partitions) {
+          const at = { topic: name, partition }
+          start.set(at, startOffset)
+          end.set(at, endOffset)
+          if (stored >= 0) bytes.set(at, stored)
+        }
+      }
+    }
+  }
+
+  #addGroups(): (engine: Engine, topics: readonly TopicDescription[]) => Promise<void> {
+    const labels = ['group', 'topic', 'partition'] as const
+    const committed = this.#gauge(
+      'sluice_group_committed_offset',
+      'Offset that the group handles next.',
+      labels,
+    )
+    const lag = this.#gauge('sluice_group_lag', 'Messages that the group has not committed yet.', labels)
+    const members = this.#gauge('sluice_group_members', 'Members of the group.', ['group', 'state'])
+    return async (engine, topics) => {
+      for (const gauge of [committed, lag, members]) gauge.reset()
+      const ends = new Map(topics.map(({ name, partitions }) => [name, partitions]))
+      for (const { group } of await engine.listGroups()) {
+        const description = await unlessGone(engine.describeGroup(group))
+        if (description === undefined) continue
+        members.set({ group, state: description.state }, description.members.length)
+        for (const { topic, partition, offset } of await engine.committed(group)) {
+          const at = { group, topic, partition }
+          committed.set(at, offset)
+          const place = ends.get(topic)?.[partition]
+          if (place) lag.set(at, Math.max(0, place.endOffset - Math.max(offset, place.startOffset)))
+        }
+      }
+    }
+  }
+}
+
+async function describeTopics(engine: Engine): Promise<TopicDescription[]> {
+  const names = await engine.listTopics()
+  const descriptions = await Promise.all(names.map(name => unlessGone(engine.describeTopic(name))))
+  return descriptions.filter(description => description !== undefined)
+}
+
+/** A topic or group may be deleted between listing and describing it. */
+async function unlessGone<T>(answer: Promise<T>): Promise<T | undefined> {
+  try {
+    return await answer
+  } catch (error) {
+    if (isSluiceError(error, 'UNKNOWN_TOPIC') || isSluiceError(error, 'UNKNOWN_GROUP')) return
+    throw error
+  }
+}
