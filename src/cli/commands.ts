@@ -260,4 +260,24 @@ export const commands: readonly CommandRow[] = [
     ],
     load: async () => (await import('./group.ts')).resetGroup,
   },
+  {
+    path: 'dump',
+    summary: 'show what segment files hold',
+    notes:
+      'Reads the files themselves, without opening the directory: also of a server that runs. Exit code 1 if something is damaged.',
+    operands: [['<paths...>', 'segment files (.log, .index, .timeindex), or folders with segments in them']],
+    options: [{ flags: '-r, --records', meaning: 'show the records of each batch' }, json],
+    examples: ['sluice dump data/topics/orders-0', 'sluice dump data/topics/orders-0/00000000000000000000.log --records'],
+    load: async () => (await import('./dump.ts')).dump,
+  },
+  {
+    path: 'verify',
+    summary: 'check every byte of a data directory',
+    notes:
+      'Checksums, records, offsets, indexes. Nothing is changed. Run it on a directory that nobody has open; otherwise writes that are under way show as incomplete. Exit code 1 if something is damaged.',
+    operands: [['<directory>', 'a data directory, or the folder of one partition']],
+    options: [json],
+    examples: ['sluice verify data', 'sluice verify data/topics/orders-0 --json'],
+    load: async () => (await import('./verify.ts')).verify,
+  },
 ]

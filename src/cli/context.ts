@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs'
 import type { Readable, Writable } from 'node:stream'
 import type { Sluice } from '../delivery/sluice.ts'
 import { SluiceError } from '../errors.ts'
+import { openSluice } from '../server/opening.ts'
 import { resolveOptions } from '../server/options.ts'
 
 export interface Io {
@@ -59,6 +60,7 @@ export class Context {
   readonly io: Io
   readonly #invocation: Invocation
   #stopListening: (() => void) | undefined
+  #keepAlive: NodeJS.Timeout | undefined
   #signal: 'SIGINT' | 'SIGTERM' | undefined
 
   constructor(io: Io, invocation: Invocation) {
@@ -82,7 +84,7 @@ export class Context {
       const message = `there is no data directory at ${config.data}; name it with --url or SLUICE_URL`
       throw new SluiceError('NOT_A_DATA_DIRECTORY', message, { path: config.data })
     }
-    return openSluice(config, options.create && config.autoCreateTopics)
+    return openSluice(config, { autoCreateTopics: options.create && config.autoCreateTopics })
   }
 
   #configPath(): { configPath: string } | undefined {
@@ -107,11 +109,12 @@ export class Context {
 
   /**
    * From now on SIGINT and SIGTERM abort the returned signal and the command ends by itself; a second one ends the
-   * process where it stands.
+   * process where it stands. The process lives until then, or until the command is done, even if all that it does is
+   * wait. To be called once.
    */
   interruption(): AbortSignal {
     const controller = new AbortController()
-    this.#stopListening?.()
+    this.#keepAlive = setInterval(() => {}, 2 ** 31 - 1)
     this.#stopListening = this.io.onSignal(signal => {
       if (controller.signal.aborted) this.io.exit(exitCodes[signal])
       this.#signal = signal
@@ -126,6 +129,7 @@ export class Context {
   }
 
   close(): void {
+    clearInterval(this.#keepAlive)
     this.#stopListening?.()
   }
 }

@@ -5,6 +5,7 @@
 
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
 import { type ErrorCode, isSluiceError } from '../errors.ts'
+import { DiskError } from '../lib/disk.ts'
 import { version } from '../server/version.ts'
 import { type CommandRow, commands, commonOptions, nouns, type OptionSpec } from './commands.ts'
 import { Context, exitCodes, Invocation, type Io, OutputClosed } from './context.ts'
@@ -64,7 +65,10 @@ async function runCommand(row: CommandRow, invocation: Invocation, io: Io): Prom
 
 function reportError(error: unknown, isDebug: boolean, io: Io): void {
   if (isSluiceError(error)) io.stderr.write(`sluice: ${error.code}: ${oneLine(error.message)}\n`)
-  else {
+  else if (error instanceof DiskError) {
+    const code: ErrorCode = error.isFull ? 'DISK_FULL' : 'STORAGE_FAILED'
+    io.stderr.write(`sluice: ${code}: ${oneLine(error.message)}\n`)
+  } else {
     const hint = isDebug ? '' : ' (a defect in sluice: run it again with --debug and report what it prints)'
     io.stderr.write(`sluice: INTERNAL: ${oneLine(String(error))}${hint}\n`)
   }

@@ -13,10 +13,11 @@
  */
 
 import type { Acks, Engine } from '../engine/engine.ts'
-import { isSluiceError, SluiceError } from '../errors.ts'
+import { SluiceError } from '../errors.ts'
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts'
 import { asBuffer, BATCH_HEADER_BYTES } from '../record/batch.ts'
 import { type Compression, type Header, recordBytesMax } from '../record/builder.ts'
+import { KeepAlive } from './keep-alive.ts'
 import { OpenBatch } from './open-batch.ts'
 import { atLeast, oneOf } from './option.ts'
 import {
@@ -32,6 +33,7 @@ import {
 } from './outgoing.ts'
 import { PartitionWriter, type WriterContext } from './partition-writer.ts'
 import { type Partitioner, partitionOfKey } from './partitioner.ts'
+import { createAsDescribed } from './provision.ts'
 import { ArrayClaim, type Published, type PublishedBatch } from './published.ts'
 import { type AnyTopic, topicOf } from './topic.ts'
 
@@ -153,6 +155,7 @@ export class Producer {
   /** Every batch that is open, closed or in flight, oldest first. */
   readonly #outstanding = new Set<OpenBatch>()
   readonly #spare: OpenBatch[] = []
+  readonly #keepAlive = new KeepAlive()
   /** Lines with a batch to close at the end of this turn. */
   #turn: PartitionWriter[] = []
   #watching = false
@@ -515,6 +518,7 @@ export class Producer {
     })
     writer.parked.push(parked)
     this.#parkedCount++
+    this.#keepAlive.hold()
     this.#bufferedBytes += bytes
   }
 
@@ -567,7 +571,12 @@ export class Producer {
     return false
   }
 
+  #keepAliveIfBusy(): void {
+    if (this.#outstanding.size === 0 && this.#parkedCount === 0) this.#keepAlive.release()
+  }
+
   #parkedChanged(): void {
+    this.#keepAliveIfBusy()
     const waiters = this.#idleWaiters
     this.#idleWaiters = []
     for (const resolve of waiters) resolve()
@@ -597,7 +606,7 @@ export class Producer {
       delayMs = Math.min(delayMs * 2, RETRY_BACKOFF_MS_MAX)
     ) {
       try {
-        await this.#create(writer.topic)
+        if (this.#autoCreateTopics) await createAsDescribed(this.#engine, writer.topic)
         await this.#learn(writer)
         break
       } catch (error) {
@@ -616,17 +625,6 @@ export class Producer {
     )
     writer.known = true
     this.#resumeParked()
-  }
-
-  /** Creates the topic as its descriptor says, if it says anything that the engine's own creation would not do. */
-  async #create(topic: AnyTopic): Promise<void> {
-    if (!this.#autoCreateTopics || (topic.partitions === undefined && topic.config === undefined)) return
-    const { name, partitions, config } = topic
-    try {
-      await this.#engine.createTopic({ name, partitions, config })
-    } catch (error) {
-      if (!isSluiceError(error, 'TOPIC_EXISTS')) throw error
-    }
   }
 
   async #learn(writer: TopicWriter): Promise<void> {
@@ -681,6 +679,7 @@ export class Producer {
     const now = this.#clock.monotonic()
     const batch = this.#spare.pop() ?? new OpenBatch()
     batch.reopen(line, now)
+    if (this.#outstanding.size === 0) this.#keepAlive.hold()
     this.#outstanding.add(batch)
     if (!this.#watching) this.#watch(this.#deliveryTimeoutMs)
     const writer = this.#topics.get(line.topic)
@@ -690,6 +689,7 @@ export class Producer {
 
   #giveBack(batch: OpenBatch): void {
     this.#outstanding.delete(batch)
+    this.#keepAliveIfBusy()
     this.#bufferedBytes -= batch.bufferedBytes
     batch.writer = null
     if (this.#spare.length < SPARE_BATCHES_MAX) this.#spare.push(batch)

@@ -25,8 +25,7 @@ import {
 import type { JoinResult, SyncResult } from '../broker/group.ts'
 import { type ErrorCode, SluiceError } from '../errors.ts'
 import type { Timer } from '../lib/clock.ts'
-import type { CommitOffset, Member, MemberEvents, MemberOptions } from './engine.ts'
-import { withMetadata } from './local.ts'
+import type { CommitOffset, CommittedOffset, Member, MemberEvents, MemberOptions } from './engine.ts'
 
 const HEARTBEATS_PER_SESSION = 3
 
@@ -282,3 +281,10 @@ const without = (from: readonly TopicPartition[], taken: readonly TopicPartition
   const keys = new Set(taken.map(({ topic, partition }) => `${topic}-${partition}`))
   return from.filter(({ topic, partition }) => !keys.has(`${topic}-${partition}`))
 }
+
+export const withMetadata = (commit: CommitOffset): CommittedOffset => ({
+  topic: commit.topic,
+  partition: commit.partition,
+  offset: commit.offset,
+  metadata: commit.metadata ?? '',
+})

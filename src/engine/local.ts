@@ -35,7 +35,7 @@ import type {
   TopicPartition,
   TopicSpec,
 } from './engine.ts'
-import { LocalMember } from './local-member.ts'
+import { LocalMember, withMetadata } from './local-member.ts'
 
 /** When an append counts as done; see docs/guides/durability.md. */
 export type Flush = 'always' | 'os' | { readonly everyMs?: number; readonly everyMessages?: number }
@@ -242,10 +242,3 @@ export class LocalEngine implements Engine {
     }
   }
 }
-
-export const withMetadata = (commit: CommitOffset): CommittedOffset => ({
-  topic: commit.topic,
-  partition: commit.partition,
-  offset: commit.offset,
-  metadata: commit.metadata ?? '',
-})

@@ -13,7 +13,7 @@
  *    overwrite goes to a fresh copy.
  *
  * A chunk has twice the capacity that the one before was used for, from 4 KiB to 1 MiB, so a small file stays small and a
- * busy one has few chunks. An append larger than a quarter of the largest chunk gets a chunk of exactly its size.
+ * busy one has few chunks. An append larger than a quarter of that gets a chunk of exactly its size.
  */
 
 import assert from 'node:assert/strict'
@@ -45,6 +45,8 @@ export class Chunk {
 
 /** Told of every chunk that comes and goes, to keep count of the memory. */
 export interface ChunkOwner {
+  /** Largest chunk to make except for an append that is larger, in bytes. Default and upper limit: 1 MiB. */
+  readonly capacityMax?: number
   made(chunk: Chunk): void
   dropped(chunk: Chunk): void
 }
@@ -69,6 +71,10 @@ export class ChunkList {
 
   get end(): number {
     return this.#end
+  }
+
+  get chunkCount(): number {
+    return this.#chunks.length
   }
 
   /** Bytes that `append` would allocate. */
@@ -153,11 +159,15 @@ export class ChunkList {
   }
 
   #capacityFor(bytes: number): number {
-    if (bytes > CAPACITY_MAX / 4) return bytes
+    const capacityMax = Math.max(
+      CAPACITY_MIN,
+      Math.min(CAPACITY_MAX, this.#owner?.capacityMax ?? CAPACITY_MAX),
+    )
+    if (bytes > capacityMax / 4) return bytes
     const used = this.#chunks.at(-1)?.length ?? this.#usedBefore
     let capacity = CAPACITY_MIN
-    while (capacity < CAPACITY_MAX && (capacity < 2 * used || capacity < bytes)) capacity *= 2
-    return capacity
+    while (capacity < 2 * used || capacity < bytes) capacity *= 2
+    return Math.min(capacity, capacityMax)
   }
 
   /** Index of the chunk that `position` lies in. */

@@ -28,18 +28,28 @@ class TailCache implements ChunkOwner {
   /** Oldest first: a set keeps the order of insertion. */
   readonly #chunks = new Set<Chunk>()
   #bytes = 0
+  /** Files that have something in the cache. */
+  #fileCount = 0
 
   constructor(bytesMax: number) {
     this.#bytesMax = bytesMax
   }
 
+  /** So that each of the files can have several chunks: else the only one it has would go while it is being filled. */
+  get capacityMax(): number {
+    return Math.floor(this.#bytesMax / (8 * Math.max(1, this.#fileCount)))
+  }
+
   made(chunk: Chunk): void {
     this.#chunks.add(chunk)
     this.#bytes += chunk.memory.length
+    if (chunk.list.chunkCount === 1) this.#fileCount += 1
   }
 
   dropped(chunk: Chunk): void {
-    if (this.#chunks.delete(chunk)) this.#bytes -= chunk.memory.length
+    this.#chunks.delete(chunk)
+    this.#bytes -= chunk.memory.length
+    if (chunk.list.chunkCount === 0) this.#fileCount -= 1
   }
 
   /** Makes room. The oldest chunk of all is the first of its file, since the chunks of a file are made in order. */

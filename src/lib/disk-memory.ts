@@ -199,8 +199,10 @@ class MemoryDisk implements Disk {
       })
     }
     this.#locked.add(key)
+    let isHeld = true
     return () => {
-      this.#locked.delete(key)
+      if (isHeld) this.#locked.delete(key)
+      isHeld = false
     }
   }
 

@@ -72,6 +72,7 @@ const gzip: Codec = {
 
 const XERIAL_HEADER = Buffer.from([0x82, 0x53, 0x4e, 0x41, 0x50, 0x50, 0x59, 0, 0, 0, 0, 1, 0, 0, 0, 1])
 const XERIAL_MAGIC_BYTES = 8
+const XERIAL_MAGIC = XERIAL_HEADER.subarray(0, XERIAL_MAGIC_BYTES)
 const XERIAL_BLOCK_BYTES = 32 * 1024
 
 const snappyCodec: Codec = {
@@ -89,24 +90,25 @@ const snappyCodec: Codec = {
   },
   decompress(bytes, bytesMax) {
     // Raw snappy cannot begin so: its first element would be a copy of bytes that do not exist yet.
-    const isXerial = bytes.length >= XERIAL_MAGIC_BYTES && isXerialHeader(bytes, 0)
-    if (!isXerial) {
+    if (!isXerialHeader(bytes, 0)) {
       if (snappySize(bytes) > bytesMax) throw tooLarge
       return unsnap(bytes)
     }
     const blocks: Buffer[] = []
     let size = 0
     for (let at = 0; at < bytes.length; ) {
+      // Also between blocks: streams may be joined.
       if (isXerialHeader(bytes, at)) {
-        // Also between blocks: streams may be joined.
         if (at + XERIAL_HEADER.length > bytes.length) throw new Error('the header is cut off')
         if (bytes.readInt32BE(at + 12) > 1) throw new Error('the framing is of a newer version')
         at += XERIAL_HEADER.length
         continue
       }
-      const end = at + 4 + (at + 4 <= bytes.length ? bytes.readInt32BE(at) : 0)
-      if (end < at + 4 || end > bytes.length || at + 4 > bytes.length) throw new Error('a block is cut off')
-      const block = bytes.subarray(at + 4, end)
+      const start = at + 4
+      if (start > bytes.length) throw new Error('a block is cut off')
+      const end = start + bytes.readInt32BE(at)
+      if (end < start || end > bytes.length) throw new Error('a block is cut off')
+      const block = bytes.subarray(start, end)
       size += snappySize(block)
       if (size > bytesMax) throw tooLarge
       blocks.push(block)
@@ -117,7 +119,7 @@ const snappyCodec: Codec = {
 }
 
 function isXerialHeader(bytes: Buffer, at: number): boolean {
-  return XERIAL_HEADER.compare(bytes, at, at + XERIAL_MAGIC_BYTES, 0, XERIAL_MAGIC_BYTES) === 0
+  return bytes.subarray(at, at + XERIAL_MAGIC_BYTES).equals(XERIAL_MAGIC)
 }
 
 /** What a raw snappy block unpacks to: the varint it begins with. */

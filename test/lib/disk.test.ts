@@ -120,19 +120,26 @@ describe.each(Object.entries(disks))('%s', (_, make) => {
 
   test('never changes bytes that it has handed out', async () => {
     const file = disk.open(at('a.log'), 'create')
+    const views: [view: Uint8Array, copy: Buffer][] = []
+    const look = async () => {
+      for (let position = 0; position < file.size(); position += views.at(-1)![0].length) {
+        const view = await done(file.read(position, 10))
+        views.push([view, Buffer.from(view)])
+      }
+    }
     file.write(Buffer.from('aaaaaaaaaa'), 0)
-    const first = await done(file.read(0, 10))
+    await look()
     file.write(Buffer.from('bb'), 4)
-    const second = await done(file.read(0, 10))
+    await look()
     file.truncate(2)
     file.write(Buffer.from('cccccccc'), 2)
-    const third = await done(file.read(0, 2))
+    await look()
     file.write(Buffer.from('ddd'), 9)
+    await look()
     file.truncate(0)
-    file.write(Buffer.from('eeeeeeeeee'), 0)
-    expect(Buffer.from(first).toString()).toBe('aaaaaaaaaa')
-    expect(Buffer.from(second).toString()).toBe('aaaabbaaaa')
-    expect(Buffer.from(third).toString()).toBe('aa')
+    file.write(Buffer.from('eeeeeeeeeeee'), 0)
+    expect(views.length).toBeGreaterThanOrEqual(4)
+    for (const [view, copy] of views) expect(copy.equals(view)).toBe(true)
     file.close()
   })
 
@@ -267,7 +274,13 @@ describe('the file system', () => {
   const systemError = (code: string) => Object.assign(new Error(`${code}: something`), { code })
 
   test('goes on after a short write', () => {
-    const writeSync = fs.writeSync as (fd: number, bytes: Uint8Array, offset: number, length: number, at: number) => number
+    const writeSync = fs.writeSync as (
+      fd: number,
+      bytes: Uint8Array,
+      offset: number,
+      length: number,
+      at: number,
+    ) => number
     vi.spyOn(fs, 'writeSync').mockImplementation(((fd, bytes, offset, length, position) =>
       writeSync(fd, bytes, offset, Math.min(length, 3), position)) as typeof writeSync as typeof fs.writeSync)
     const file = disk.open(at('a'), 'create')
@@ -277,7 +290,13 @@ describe('the file system', () => {
   })
 
   test('names a full disk, and knows what was written of the failed write', () => {
-    const writeSync = fs.writeSync as (fd: number, bytes: Uint8Array, offset: number, length: number, at: number) => number
+    const writeSync = fs.writeSync as (
+      fd: number,
+      bytes: Uint8Array,
+      offset: number,
+      length: number,
+      at: number,
+    ) => number
     const file = disk.open(at('a'), 'create')
     file.write(Buffer.from('good'), 0)
     vi.spyOn(fs, 'writeSync')
@@ -380,7 +399,12 @@ describe('the lock on a data directory', () => {
     }
     expect(refusal).toMatchObject({
       code: 'DIRECTORY_IN_USE',
-      detail: { path: root, pid: child.pid, host: os.hostname(), since: expect.stringMatching(/^20\d\d-.*Z$/) },
+      detail: {
+        path: root,
+        pid: child.pid,
+        host: os.hostname(),
+        since: expect.stringMatching(/^20\d\d-.*Z$/),
+      },
     })
     expect((refusal as Error).message).toContain(`process ${child.pid} on ${os.hostname()}`)
     child.kill('SIGKILL')
@@ -393,7 +417,10 @@ describe('the lock on a data directory', () => {
     child.kill('SIGKILL')
     await once(child, 'exit')
     const answers = await Promise.all(Array.from({ length: 5 }, taker))
-    expect(answers.map(({ answer }) => answer).sort()).toEqual([...Array(4).fill('DIRECTORY_IN_USE'), 'taken'])
+    expect(answers.map(({ answer }) => answer).sort()).toEqual([
+      ...Array(4).fill('DIRECTORY_IN_USE'),
+      'taken',
+    ])
   })
 
   test('is refused to a worker thread of the same process, and kept when that ends', async () => {

@@ -330,8 +330,10 @@ export class FaultyDisk implements Disk {
     if (this.#locked.has(key))
       throw new SluiceError('DIRECTORY_IN_USE', `${path} is already open; close it first`, { path })
     this.#locked.add(key)
+    let isHeld = true
     return () => {
-      this.#locked.delete(key)
+      if (isHeld) this.#locked.delete(key)
+      isHeld = false
     }
   }
 

@@ -203,15 +203,19 @@ interface Survival {
 
 /**
  * How the unsettled operations fare. Nothing and everything are as likely as any mixture, since real power cuts mostly come
- * before or after a write-back; in between lie a prefix of the operations with the next one torn, and each sector on its own.
+ * before or after a write-back; in between lie the size without the data, a prefix of the operations with the next one torn, and each
+ * sector on its own.
  */
 function survivalOf(operations: ReadonlyMap<number, readonly number[]>, random: Random): Survival {
-  switch (random.below(4)) {
+  switch (random.below(5)) {
     case 0:
       return { choose: () => undefined, tears: false }
     case 1:
       return { choose: versions => versions.at(-1), tears: false }
-    case 2: {
+    case 2:
+      // The file has grown, and reads as zeros.
+      return { choose: (versions, sector) => (sector === SIZE ? versions.at(-1) : undefined), tears: false }
+    case 3: {
       const order = [...operations.keys()]
       const torn = random.pick(order)
       const sectors = operations.get(torn)!

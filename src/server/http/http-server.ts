@@ -47,7 +47,7 @@ export class HttpServer {
       // While draining, requests on open connections are still served, and told that the connection ends.
       return503OnClosing: false,
       forceCloseConnections: 'idle',
-      ajv: { customOptions: { removeAdditional: false, coerceTypes: true, allErrors: false } },
+      ajv: { customOptions: { removeAdditional: false, coerceTypes: true, allowUnionTypes: true, validateSchema: false, meta: false } },
       clientErrorHandler: refuseMalformedRequest,
     })
     this.app.setErrorHandler((error: Error, request, reply) => {

@@ -9,7 +9,7 @@
 import type { Engine, Fetched } from '../../engine/engine.ts'
 import type { SluiceError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
-import { batchBytes, lastOffset } from '../../record/batch.ts'
+import { asBuffer, batchBytes, lastOffset } from '../../record/batch.ts'
 import { RecordCursor } from '../../record/cursor.ts'
 import { messageJson } from './message-json.ts'
 
@@ -101,14 +101,16 @@ function advance(source: Source, next: Map<number, number>): boolean {
   const { cursor, fetched } = source
   const from = next.get(fetched.partition)!
   while (cursor.next()) if (cursor.offset >= from) return true
-  next.set(fetched.partition, Math.max(from, offsetAfter(Buffer.from(fetched.batches.buffer, fetched.batches.byteOffset, fetched.batches.length))))
+  next.set(fetched.partition, Math.max(from, offsetAfter(fetched.batches)))
   return false
 }
 
-function offsetAfter(batches: Buffer): number {
+/** The offset that follows some whole batches. */
+export function offsetAfter(batches: Uint8Array): number {
+  const bytes = asBuffer(batches)
   let last = 0
-  for (let at = 0; at < batches.length; at += batchBytes(batches, at)) last = at
-  return lastOffset(batches, last) + 1
+  for (let at = 0; at < bytes.length; at += batchBytes(bytes, at)) last = at
+  return lastOffset(bytes, last) + 1
 }
 
 function currentMessageJson({ cursor, fetched }: Source): string {
