@@ -20,5 +20,7 @@ if (major < 22 || (major === 22 && minor < 22)) {
 nodeModule.enableCompileCache()
 
 const source = new URL('../src/cli/main.ts', import.meta.url)
-const { main } = await import(existsSync(source) ? source.href : new URL('../dist/cli/main.js', import.meta.url).href)
+const { main } = await import(
+  existsSync(source) ? source.href : new URL('../dist/cli/main.js', import.meta.url).href
+)
 process.exitCode = await main(process.argv.slice(2))

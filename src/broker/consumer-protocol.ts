@@ -131,6 +131,26 @@ export function decodeMember(
   return { ...member, owned, generation }
 }
 
+/**
+ * Whether a cooperative handover is half done: a partition that some member held when it joined is assigned to nobody,
+ * because its owner has to give it up, and join again, first. False for what cannot be read.
+ */
+export function hasWithheld(members: Iterable<{ metadata: Uint8Array; assignment: Uint8Array }>): boolean {
+  const name = ({ topic, partition }: TopicPartition) => `${topic}/${partition}`
+  const owned = new Set<string>()
+  const assigned = new Set<string>()
+  try {
+    for (const { metadata, assignment } of members) {
+      for (const one of decodeSubscription(metadata).owned) owned.add(name(one))
+      for (const one of decodeAssignment(assignment).partitions) assigned.add(name(one))
+    }
+  } catch (error) {
+    if (error instanceof SluiceError) return false
+    throw error
+  }
+  return [...owned].some(one => !assigned.has(one))
+}
+
 function encodeStickyData(owned: readonly TopicPartition[], generation: number): Buffer {
   const writer = new Writer()
   writer.partitions(owned)

@@ -30,7 +30,7 @@
 
 import assert from 'node:assert/strict'
 import type { ErrorCode } from '../errors.ts'
-import { CONSUMER_PROTOCOL_TYPE, EMPTY_ASSIGNMENT } from './consumer-protocol.ts'
+import { CONSUMER_PROTOCOL_TYPE, EMPTY_ASSIGNMENT, hasWithheld } from './consumer-protocol.ts'
 
 export type GroupState = 'empty' | 'preparing-rebalance' | 'completing-rebalance' | 'stable' | 'dead'
 
@@ -473,7 +473,8 @@ export class Group {
   /** A static member starts again, or is started twice: the newcomer takes the place, the former member is fenced off. */
   #takeOver(member: Member, request: JoinRequest, memberId: string, now: number, reply: JoinReply): void {
     const former = member.memberId
-    const formerLeader = this.#leader
+    const formerLeader = this.#leader!
+    const wasHandingOver = this.#state === 'stable' && this.#isHandingOver()
     this.#answerJoin(member, joinError('FENCED_MEMBER', former))
     this.#answerSync(member, 'FENCED_MEMBER')
     this.#members.delete(former)
@@ -488,25 +489,33 @@ export class Group {
     member.isNew = false
     this.#touch(member, now)
 
+    const who = `static member ${request.instanceId}`
     if (this.#state === 'completing-rebalance') {
       // the leader may be assigning to the id that is gone
-      this.#rebalance(now, `static member ${request.instanceId} started again as ${memberId}`)
+      this.#rebalance(now, `${who} started again while partitions were being assigned`)
+    } else if (this.#state === 'stable' && this.#vote() !== this.#protocol) {
+      this.#rebalance(now, `${who} came back with other protocols`)
+    } else if (wasHandingOver) {
+      // The former member may have been about to join again so that what it gave up can be handed out. The newcomer
+      // does not know of that, and these partitions would stay without an owner (in Kafka they do).
+      this.#rebalance(now, `${who} started again in the middle of a handover`)
     } else if (this.#state === 'stable') {
-      if (this.#vote() !== this.#protocol) {
-        this.#rebalance(now, `static member ${request.instanceId} came back with other protocols`)
-        return
-      }
-      // The group stays as it is. A leader must not assign now, its sync would only be answered with what is: it is
-      // told so, or, if it cannot be told, that someone else leads: its former self.
-      const result = this.#joined(member)
-      const skipAssignment = request.supportsSkipAssignment === true && this.#leader === memberId
-      this.#answerJoin(
-        member,
-        request.supportsSkipAssignment === true
-          ? { ...result, skipAssignment }
-          : { ...result, leader: formerLeader!, members: [] },
-      )
+      this.#resume(member, formerLeader, request.supportsSkipAssignment === true)
     }
+  }
+
+  /**
+   * The group stays as it is. A leader must not assign now, as its sync would only be answered with what is: it is
+   * told so, or, if it would not understand, that someone else leads: its former self.
+   */
+  #resume(member: Member, formerLeader: string, canSkip: boolean): void {
+    const result = this.#joined(member)
+    this.#answerJoin(
+      member,
+      canSkip
+        ? { ...result, skipAssignment: result.leader === member.memberId }
+        : { ...result, leader: formerLeader, members: [] },
+    )
   }
 
   // ── a rebalance ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -630,6 +639,14 @@ export class Group {
       // sessions of those who wait were not watched meanwhile: they start again here
       if (this.#answerSync(member, null)) this.#touch(member, now)
     }
+  }
+
+  #isHandingOver(): boolean {
+    if (this.#protocolType !== CONSUMER_PROTOCOL_TYPE) return false
+    const members = [...this.#members.values()]
+    return hasWithheld(
+      members.map(member => ({ metadata: this.#metadataOf(member), assignment: member.assignment })),
+    )
   }
 
   #markSynced(member: Member): void {

@@ -161,7 +161,11 @@ export const commands: readonly CommandRow[] = [
       { flags: '-k, --key <KEY>', meaning: 'one key for all messages' },
       { flags: '--key-separator <TEXT>', meaning: 'the key is what stands before TEXT in each line' },
       { flags: '-p, --partition <N>', meaning: 'publish to this partition alone', kind: 'count' },
-      { flags: '-H, --header <NAME=VALUE>', meaning: 'a header for all messages; may be repeated', kind: 'list' },
+      {
+        flags: '-H, --header <NAME=VALUE>',
+        meaning: 'a header for all messages; may be repeated',
+        kind: 'list',
+      },
       {
         flags: '--acks <ACKS>',
         meaning: 'what counts as published (default: what the flush policy promises)',
@@ -199,13 +203,24 @@ export const commands: readonly CommandRow[] = [
       'Without --follow it ends at what was the end of the partitions when it started. With --group the position is committed once the messages have been written to standard output, never before: after a crash some may be printed again, none is missing. Without --json the value is printed, as it is, and a line end.',
     operands: [['<topics...>', 'what to read']],
     options: [
-      { flags: '-g, --group <GROUP>', meaning: 'read as a member of this group, from its committed offsets on' },
-      { flags: '--members <N>', meaning: 'with --group: so many members in this process (default 1)', kind: 'count' },
+      {
+        flags: '-g, --group <GROUP>',
+        meaning: 'read as a member of this group, from its committed offsets on',
+      },
+      {
+        flags: '--members <N>',
+        meaning: 'with --group: so many members in this process (default 1)',
+        kind: 'count',
+      },
       {
         flags: '--from <POSITION>',
         meaning: `where to begin (default earliest): ${POSITIONS}; with --group: earliest or latest, for partitions without a commit`,
       },
-      { flags: '-p, --partition <N>', meaning: 'only this partition; may be repeated; not with --group', kind: 'list' },
+      {
+        flags: '-p, --partition <N>',
+        meaning: 'only this partition; may be repeated; not with --group',
+        kind: 'list',
+      },
       { flags: '-n, --max <N>', meaning: 'end after so many messages', kind: 'count' },
       { flags: '-f, --follow', meaning: 'wait for new messages; end with SIGINT' },
       {
@@ -214,7 +229,8 @@ export const commands: readonly CommandRow[] = [
       },
       {
         flags: '--format <TEXT>',
-        meaning: 'a line of your own, with {topic} {partition} {offset} {timestamp} {key} {value}, \\t and \\n',
+        meaning:
+          'a line of your own, with {topic} {partition} {offset} {timestamp} {key} {value}, \\t and \\n',
       },
       ...engineOptions,
     ],
@@ -267,7 +283,10 @@ export const commands: readonly CommandRow[] = [
       'Reads the files themselves, without opening the directory: also of a server that runs. Exit code 1 if something is damaged.',
     operands: [['<paths...>', 'segment files (.log, .index, .timeindex), or folders with segments in them']],
     options: [{ flags: '-r, --records', meaning: 'show the records of each batch' }, json],
-    examples: ['sluice dump data/topics/orders-0', 'sluice dump data/topics/orders-0/00000000000000000000.log --records'],
+    examples: [
+      'sluice dump data/topics/orders-0',
+      'sluice dump data/topics/orders-0/00000000000000000000.log --records',
+    ],
     load: async () => (await import('./dump.ts')).dump,
   },
   {

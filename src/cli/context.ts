@@ -23,6 +23,9 @@ export interface Io {
   exit(code: number): never
 }
 
+/** `memory:`, `file:`…; a single letter before the colon is a drive of Windows. */
+const HAS_SCHEME = /^[a-z][a-z0-9+.-]+:/i
+
 /** 0 and the failures below are documented in `sluice --help`. */
 export const exitCodes = { ok: 0, failure: 1, usage: 2, SIGINT: 130, SIGTERM: 143 } as const
 
@@ -80,11 +83,16 @@ export class Context {
       environment,
       ...this.#configPath(),
     })
-    if (!options.create && config.data !== 'memory:' && !existsSync(config.data)) {
+    if (!options.create && !HAS_SCHEME.test(config.data) && !existsSync(config.data)) {
       const message = `there is no data directory at ${config.data}; name it with --url or SLUICE_URL`
       throw new SluiceError('NOT_A_DATA_DIRECTORY', message, { path: config.data })
     }
-    return openSluice(config, { autoCreateTopics: options.create && config.autoCreateTopics })
+    return openSluice(config, {
+      autoCreateTopics: options.create && config.autoCreateTopics,
+      onReport: ({ severity, message }) => {
+        if (severity === 'warning') this.note(`sluice: recovery: ${message}`)
+      },
+    })
   }
 
   #configPath(): { configPath: string } | undefined {

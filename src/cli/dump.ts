@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { SluiceError } from '../errors.ts'
 import { nodeDisk } from '../lib/disk-node.ts'
 import { type DumpedBatch, type DumpedRecord, type DumpLine, dumpFile } from '../log/inspect.ts'
-import { headersJson, textJson, valueJson } from '../server/http/message-json.ts'
+import { headersJson, textJson, valueJson } from '../server/message-json.ts'
 import { type Context, exitCodes, type Run } from './context.ts'
 
 /** Output is handed over in pieces of about this size. */
@@ -46,7 +46,8 @@ function segmentFiles(path: string): string[] {
     .filter(entry => entry.isFile() && /^\d{20}\.log$/.test(entry.name))
     .map(entry => join(entry.parentPath, entry.name))
     .sort()
-  if (files.length === 0) throw new SluiceError('FOREIGN_FILE', `${path}: there are no segment files in it`, { path })
+  if (files.length === 0)
+    throw new SluiceError('FOREIGN_FILE', `${path}: there are no segment files in it`, { path })
   return files
 }
 

@@ -2,7 +2,7 @@
 
 import type { CommitOffset, CommittedOffset, Engine, GroupDescription } from '../engine/engine.ts'
 import { isSluiceError, SluiceError } from '../errors.ts'
-import { offsetAt, parsePosition } from '../server/http/positions.ts'
+import { offsetAt, parsePosition } from '../server/positions.ts'
 import type { Run } from './context.ts'
 import { table } from './output.ts'
 
@@ -58,7 +58,8 @@ interface Progress {
 /** Every partition that the group has committed or that a member holds. */
 async function progressOf(engine: Engine, { group, members }: GroupDescription): Promise<Progress[]> {
   const committed = new Map<string, CommittedOffset>()
-  for (const commit of await engine.committed(group)) committed.set(`${commit.topic}/${commit.partition}`, commit)
+  for (const commit of await engine.committed(group))
+    committed.set(`${commit.topic}/${commit.partition}`, commit)
   const holders = new Map<string, string>()
   for (const { memberId, assignment } of members) {
     for (const { topic, partition } of assignment) holders.set(`${topic}/${partition}`, memberId)
@@ -83,7 +84,11 @@ async function progressOf(engine: Engine, { group, members }: GroupDescription):
   return [...rows.values()].sort(byPlace)
 }
 
-async function endsOf(engine: Engine, topic: string, partition: number): Promise<{ start: number; end: number } | null> {
+async function endsOf(
+  engine: Engine,
+  topic: string,
+  partition: number,
+): Promise<{ start: number; end: number } | null> {
   try {
     const start = await engine.offsetFor(topic, partition, 'earliest')
     return { start, end: await engine.offsetFor(topic, partition, 'latest') }
@@ -96,7 +101,8 @@ async function endsOf(engine: Engine, topic: string, partition: number): Promise
 export const resetGroup: Run = async (context, invocation) => {
   const [group] = invocation.operands
   const to = invocation.text('to')
-  if (to === undefined) throw new SluiceError('INVALID_ARGUMENT', '--to is missing: earliest, latest, an offset or a time')
+  if (to === undefined)
+    throw new SluiceError('INVALID_ARGUMENT', '--to is missing: earliest, latest, an offset or a time')
   const position = parsePosition(to, '--to')
   await using sluice = await context.open({ create: false })
   const { engine } = sluice

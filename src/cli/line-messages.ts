@@ -2,7 +2,7 @@
 
 import { SluiceError } from '../errors.ts'
 import type { Header } from '../record/builder.ts'
-import { keyFromJson, valueFromJson } from '../server/http/message-json.ts'
+import { keyFromJson, valueFromJson } from '../server/message-json.ts'
 import type { Invocation } from './context.ts'
 
 export interface LineMessage {
@@ -27,7 +27,8 @@ export function lineReader(invocation: Invocation): LineReader {
     if (!isJson && invocation.text(name) !== undefined) throw usage(`${flag} needs --json`)
   }
   const separator = invocation.text('keySeparator')
-  if (isJson && separator !== undefined) throw usage('--key-separator does not go with --json; see --key-field')
+  if (isJson && separator !== undefined)
+    throw usage('--key-separator does not go with --json; see --key-field')
   if (separator === '') throw usage('--key-separator is empty')
   const common = {
     key: encoded(invocation.text('key') ?? null),
@@ -41,7 +42,11 @@ export function lineReader(invocation: Invocation): LineReader {
 
 type Common = Omit<LineMessage, 'value'>
 
-function jsonReader(common: Common, keyField: string | undefined, valueField: string | undefined): LineReader {
+function jsonReader(
+  common: Common,
+  keyField: string | undefined,
+  valueField: string | undefined,
+): LineReader {
   const keyPath = keyField?.split('.')
   const valuePath = valueField?.split('.')
   return line => {

@@ -166,4 +166,3 @@ function processIo(): Io {
     exit: code => process.exit(code),
   }
 }
-

@@ -11,7 +11,9 @@ export function table(headings: readonly string[], rows: readonly (readonly Cell
   const isNumeric = headings.map((_, column) => rows.every(row => typeof row[column] !== 'string'))
   const line = (cells: readonly string[]) =>
     cells
-      .map((cell, column) => (isNumeric[column] ? cell.padStart(widths[column]) : cell.padEnd(widths[column])))
+      .map((cell, column) =>
+        isNumeric[column] ? cell.padStart(widths[column]) : cell.padEnd(widths[column]),
+      )
       .join('  ')
       .trimEnd()
   return `${[headings, ...text].map(line).join('\n')}\n`

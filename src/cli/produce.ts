@@ -14,7 +14,7 @@ import type { Acks } from '../engine/engine.ts'
 import { type ErrorCode, isSluiceError, SluiceError } from '../errors.ts'
 import type { Compression } from '../record/builder.ts'
 import { rawTopic } from '../server/raw-topic.ts'
-import { type Context, exitCodes, type Invocation, type Run } from './context.ts'
+import { type Context, exitCodes, type Run } from './context.ts'
 import { type LineReader, lineReader } from './line-messages.ts'
 import { type Line, readLines } from './lines.ts'
 import { byteSize, count } from './output.ts'
@@ -136,16 +136,13 @@ class Publication {
   send(line: Line, read: LineReader, input: string): void {
     const number = ++this.#lines
     const where = { input, line: line.number }
-    if (line.bytes === null) {
-      const message = `the line is longer than ${byteSize(LINE_BYTES_MAX)}`
-      return this.#refuse(where, new SluiceError('MESSAGE_TOO_LARGE', message))
-    }
     let message: ReturnType<LineReader>
     try {
-      message = read(line.bytes)
+      message = read(withinLimit(line))
     } catch (error) {
       if (!isSluiceError(error)) throw error
-      return this.#refuse(where, error)
+      this.#refuse(where, error)
+      return
     }
     if (message === null) return
     const bytes = (message.key?.length ?? 0) + (message.value?.length ?? 0)
@@ -185,6 +182,11 @@ class Publication {
       this.#wake = resolve
     })
   }
+}
+
+function withinLimit({ bytes }: Line): Buffer {
+  if (bytes !== null) return bytes
+  throw new SluiceError('MESSAGE_TOO_LARGE', `the line is longer than ${byteSize(LINE_BYTES_MAX)}`)
 }
 
 function report(context: Context, publication: Publication, topic: string, tookMs: number): number {

@@ -36,7 +36,9 @@ export const serve: Run = async (context, invocation) => {
 function greeting(options: ServeOptions, { addresses }: RunningServer): string {
   const promise = { always: 'synced before acknowledged', interval: 'synced at intervals', os: 'not synced' }
   const storage =
-    options.data === 'memory:' ? 'in memory, gone when it ends' : `${options.data} (${promise[options.flush]})`
+    options.data === 'memory:'
+      ? 'in memory, gone when it ends'
+      : `${options.data} (${promise[options.flush]})`
   const lines = [`sluice ${version}`, `  data    ${storage}`]
   const url = addresses.http?.url
   lines.push(url ? `  http    ${url}` : '  http    off')

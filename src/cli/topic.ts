@@ -109,7 +109,8 @@ function readSettings(settings: readonly string[]): Record<string, string> {
   const config: Record<string, string> = {}
   for (const setting of settings) {
     const at = setting.indexOf('=')
-    if (at < 1) throw new SluiceError('INVALID_ARGUMENT', `--set takes KEY=VALUE, not ${JSON.stringify(setting)}`)
+    if (at < 1)
+      throw new SluiceError('INVALID_ARGUMENT', `--set takes KEY=VALUE, not ${JSON.stringify(setting)}`)
     config[setting.slice(0, at)] = setting.slice(at + 1)
   }
   return config

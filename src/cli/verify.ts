@@ -22,10 +22,13 @@ export const verify: Run = async (context, invocation) => {
     totals.bytes += verification.bytes
     totals.errors += errors
     totals.notes += verification.findings.length - errors
-    await context.write(invocation.has('json') ? `${JSON.stringify(verification)}\n` : findingsText(verification))
+    await context.write(
+      invocation.has('json') ? `${JSON.stringify(verification)}\n` : findingsText(verification),
+    )
   }
   const { logs, segments, records, bytes, errors, notes } = totals
-  const outcome = errors === 0 ? 'no damage' : `DAMAGED in ${count(errors)} ${errors === 1 ? 'place' : 'places'}`
+  const outcome =
+    errors === 0 ? 'no damage' : `DAMAGED in ${count(errors)} ${errors === 1 ? 'place' : 'places'}`
   const noted = notes === 0 ? '' : `, ${count(notes)} ${notes === 1 ? 'note' : 'notes'}`
   context.note(
     `${outcome}${noted}: ${count(logs)} partitions, ${count(segments)} segments, ${count(records)} records, ${byteSize(bytes)} read`,
@@ -47,5 +50,9 @@ function logDirectories(disk: ReturnType<typeof nodeDisk>, path: string): string
   const names = disk.list(path)
   if (names.includes('sluice.json')) return disk.list(`${path}/topics`).map(name => `${path}/topics/${name}`)
   if (names.some(name => /^\d{20}\.log$/.test(name))) return [path]
-  throw new SluiceError('NOT_A_DATA_DIRECTORY', `${path} is neither a data directory nor a partition of one`, { path })
+  throw new SluiceError(
+    'NOT_A_DATA_DIRECTORY',
+    `${path} is neither a data directory nor a partition of one`,
+    { path },
+  )
 }

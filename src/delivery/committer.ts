@@ -6,6 +6,7 @@
 import type { CommitOffset, Member } from '../engine/engine.ts'
 import { SluiceError } from '../errors.ts'
 import type { Clock, Timer } from '../lib/clock.ts'
+import { isSame } from './fetcher.ts'
 import type { PartitionReader } from './partition-reader.ts'
 
 export interface CommitterEvents {
@@ -90,9 +91,7 @@ export class Committer {
       throw new SluiceError('UNKNOWN_MEMBER', 'the consumer has left its group; nothing can be committed')
     await this.#member.commit(offsets)
     for (const reader of this.#readers()) {
-      const commit = offsets.find(
-        ({ topic, partition }) => topic === reader.topic && partition === reader.partition,
-      )
+      const commit = offsets.find(offset => isSame(offset, reader))
       if (commit !== undefined) reader.committed = commit.offset
     }
     this.#events.committed(offsets)

@@ -16,12 +16,9 @@
 
 import { EventEmitter } from 'node:events'
 import type {
-  Assignor,
   CommitOffset,
   CommittedOffset,
   Engine,
-  Fetched,
-  FetchPartition,
   Member,
   OffsetSpec,
   TopicPartition,
@@ -29,97 +26,21 @@ import type {
 import { SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
 import { Committer } from './committer.ts'
+import type {
+  BatchOf,
+  ConsumerEvents,
+  ConsumerOptions,
+  ConsumerSetting,
+  MessageOf,
+  PartitionLag,
+} from './consumer-options.ts'
+import { Fetcher, isRetriable, isSame } from './fetcher.ts'
 import { KeepAlive } from './keep-alive.ts'
 import type { Message, MessageBatch } from './message.ts'
 import { atLeast, invalidOption, oneOf } from './option.ts'
 import { PartitionReader } from './partition-reader.ts'
 import { createAsDescribed } from './provision.ts'
-import { type AnyTopic, type Topic, topicOf } from './topic.ts'
-
-/** The messages of a topic, given by descriptor or by name. */
-export type MessageOf<T extends AnyTopic | string> = T extends string
-  ? Message
-  : T extends Topic<never, infer Out, never, infer KeyOut>
-    ? Message<Out, KeyOut>
-    : never
-
-/** The batches of a topic, given by descriptor or by name. */
-export type BatchOf<T extends AnyTopic | string> = T extends string
-  ? MessageBatch
-  : T extends Topic<never, infer Out, never, infer KeyOut>
-    ? MessageBatch<Out, KeyOut>
-    : never
-
-export interface ConsumerOptions<T extends AnyTopic | string = AnyTopic | string> {
-  /** What to read: descriptors or names. */
-  readonly topics: readonly T[]
-  /**
-   * The consumer group. Its members share the partitions, and its commits are where a restart goes on. Without a group the consumer reads
-   * all partitions (or `partitions`) by itself, from `from` on, and commits nothing.
-   */
-  readonly group?: string
-  /** Without a group: only these partitions of each topic. */
-  readonly partitions?: readonly number[]
-  /** Where to begin in a partition for which the group has no commit. Default 'earliest': a queue hands out what is in it. */
-  readonly from?: OffsetSpec
-  /**
-   * What to do when the log does not have the position any more (retention), or never had it (a topic that was created anew): go to that end and
-   * emit 'outOfRange', or fail with `OFFSET_OUT_OF_RANGE`. Default: `from` if that is an end of the log, otherwise 'earliest'.
-   */
-  readonly onOutOfRange?: 'earliest' | 'latest' | 'error'
-  /** Commit what has been handled every so often, and on stop and rebalance. Default true: every 1,000 ms. With false: `commit`. */
-  readonly autoCommit?: boolean | { readonly everyMs: number }
-  /** How many partitions are handled side by side. Default 1. Each keeps its order. `for await` always takes one message at a time. */
-  readonly concurrency?: number
-  /** How much one fetch brings from a partition. Default 1 MiB; a single larger batch comes all the same. */
-  readonly partitionBytesMax?: number
-  /** How much may be fetched and not handled yet, over all partitions. Default 32 MiB. */
-  readonly bufferBytesMax?: number
-  /** How long a fetch waits for something new; it wakes at once when there is. Default 500. */
-  readonly waitMs?: number
-  /** In order of preference; the group agrees on one. Default cooperative-sticky, then range. */
-  readonly assignors?: readonly Assignor[]
-  /** A member that is not heard of for so long has its partitions given to others. Default 45,000. */
-  readonly sessionTimeoutMs?: number
-  /** How long a rebalance waits for running handlers. Default 300,000. */
-  readonly rebalanceTimeoutMs?: number
-  /** Makes a static member: one that restarts within the session time-out and gets its partitions back without a rebalance. */
-  readonly instanceId?: string
-  /** Stops the consumer, as `stop()` does. */
-  readonly signal?: AbortSignal
-}
-
-/** @internal What a `Sluice` hands to its consumers. */
-export interface ConsumerSetting {
-  readonly engine: Engine
-  readonly clock?: Clock
-  readonly clientId?: string
-  readonly autoCreateTopics?: boolean
-  readonly onClosed?: (consumer: { stop(): Promise<void> }) => void
-}
-
-export interface PartitionLag extends TopicPartition {
-  /** The next offset to handle. */
-  readonly position: number
-  /** Offset that the next message of the partition will have. */
-  readonly endOffset: number
-  /** Messages not handled yet. */
-  readonly lag: number
-}
-
-export interface ConsumerEvents {
-  /** Partitions were given to this consumer. */
-  assigned: [partitions: readonly TopicPartition[]]
-  /** Partitions were taken back, after what was handled had been committed. */
-  revoked: [partitions: readonly TopicPartition[]]
-  /** Partitions are gone already: the session had timed out. What was not committed is handled again, elsewhere. */
-  lost: [partitions: readonly TopicPartition[]]
-  committed: [offsets: readonly CommitOffset[]]
-  /** A position that the log does not have was given up for another; see `onOutOfRange`. */
-  outOfRange: [change: TopicPartition & { readonly offset: number; readonly resetTo: number }]
-  /** Something went wrong that the consumer goes on from by itself. Without a listener it is a process warning. */
-  error: [error: SluiceError]
-}
+import { type AnyTopic, topicOf } from './topic.ts'
 
 type AnyMessage = Message<unknown, unknown>
 type AnyBatch = MessageBatch<unknown, unknown>
@@ -131,11 +52,6 @@ type Handler =
 const STOP_DEADLINE_MS = 30_000
 const RETRY_MS_MIN = 100
 const RETRY_MS_MAX = 2_000
-/** Least that a fetch asks of a partition when the buffer is nearly full. */
-const FETCH_BYTES_MIN = 64 * 1024
-/** After so long without letting timers and sockets have a turn, it does. */
-const TURN_MS_MAX = 10
-
 export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   extends EventEmitter<ConsumerEvents>
   implements AsyncIterable<MessageOf<T>>
@@ -150,12 +66,10 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   readonly #from: OffsetSpec
   readonly #onOutOfRange: 'earliest' | 'latest' | 'error'
   readonly #concurrency: number
-  readonly #partitionBytesMax: number
-  readonly #bufferBytesMax: number
-  readonly #waitMs: number
   readonly #sessionTimeoutMs: number
   readonly #rebalanceTimeoutMs: number
   readonly #committer: Committer
+  readonly #fetcher: Fetcher
   readonly #keepAlive = new KeepAlive()
 
   #state: 'idle' | 'running' | 'stopping' | 'closed' = 'idle'
@@ -173,9 +87,6 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   #failure: { readonly error: unknown } | null = null
   #session: Promise<void> = Promise.resolve()
   #deadlineMs = STOP_DEADLINE_MS
-  #fetchAbort: AbortController | null = null
-  #fetchStart = 0
-  #wakeHungry: (() => void) | null = null
   #wakeIterator: (() => void) | null = null
   /** What `for await` has been given and not come back from. */
   #inLoop: { readonly reader: PartitionReader; readonly epoch: number; readonly offset: number } | null = null
@@ -206,14 +117,24 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
       ['earliest', 'latest', 'error'],
     )
     this.#concurrency = atLeast('concurrency', options.concurrency ?? 1, 1)
-    this.#partitionBytesMax = atLeast('partitionBytesMax', options.partitionBytesMax ?? 1024 * 1024, 1)
-    this.#bufferBytesMax = atLeast('bufferBytesMax', options.bufferBytesMax ?? 32 * 1024 * 1024, 1)
-    this.#waitMs = atLeast('waitMs', options.waitMs ?? 500, 0)
     this.#sessionTimeoutMs = atLeast('sessionTimeoutMs', options.sessionTimeoutMs ?? 45_000, 1)
     this.#rebalanceTimeoutMs = atLeast('rebalanceTimeoutMs', options.rebalanceTimeoutMs ?? 300_000, 1)
     this.#committer = new Committer(this.#clock, commitIntervalMs(options), () => this.#readers, {
       committed: offsets => this.emit('committed', offsets),
       failed: error => this.#warn(error),
+    })
+    this.#fetcher = new Fetcher({
+      engine: this.#engine,
+      clock: this.#clock,
+      partitionBytesMax: atLeast('partitionBytesMax', options.partitionBytesMax ?? 1024 * 1024, 1),
+      bufferBytesMax: atLeast('bufferBytesMax', options.bufferBytesMax ?? 32 * 1024 * 1024, 1),
+      waitMs: atLeast('waitMs', options.waitMs ?? 500, 0),
+      readers: () => this.#readers,
+      isOver: () => this.#isOver,
+      arrived: reader => this.#enqueue(reader),
+      handOut: () => this.#pump(),
+      warn: error => this.#warn(error),
+      backOff: failures => this.#backOff(failures),
     })
   }
 
@@ -245,6 +166,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
    * break from a failure. Commit it before, if it is done.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<MessageOf<T>> {
+    if (this.#state !== 'idle') throw this.#notIdle()
     this.#begin({ kind: 'iterator' }).catch(() => {}) // `next` tells
     const iterator: AsyncIterableIterator<AnyMessage> = {
       next: () => {
@@ -273,7 +195,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     if (this.#state === 'running') {
       this.#state = 'stopping'
       this.#deadlineMs = options.deadlineMs ?? STOP_DEADLINE_MS
-      this.#ending.resolve()
+      this.#end()
     } else if (this.#state === 'idle') this.#close()
     await this.#session.catch(() => {}) // told by run
     if (this.#state === 'idle') this.#close()
@@ -335,7 +257,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   /** Stops handing out messages of these partitions (default: of all, those assigned later included). A running handler finishes. */
   pause(partitions?: readonly TopicPartition[]): void {
     if (partitions === undefined) this.#pausedAll = true
-    for (const reader of partitions?.map(of => this.#assigned(of)) ?? this.#readers) reader.paused = true
+    for (const reader of partitions?.map(of => this.#assigned(of)) ?? this.#readers) reader.pause()
   }
 
   /** Goes on with these partitions (default: with all). */
@@ -344,8 +266,8 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     for (const reader of partitions?.map(of => this.#assigned(of)) ?? this.#readers) {
       reader.paused = false
       this.#enqueue(reader)
-      this.#fetchFor(reader)
     }
+    this.#fetcher.wake()
     this.#pump()
   }
 
@@ -367,20 +289,20 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   // A session: from the start of run, runBatch or a loop to its end.
 
   #begin(handler: Handler): Promise<void> {
-    if (this.#state === 'closed') {
-      return Promise.reject(new SluiceError('CONSUMER_CLOSED', 'the consumer was stopped; make another'))
-    }
-    if (this.#state !== 'idle') {
-      return Promise.reject(
-        invalidOption('the consumer is running already: one run, runBatch or loop at a time'),
-      )
-    }
+    if (this.#state !== 'idle') return Promise.reject(this.#notIdle())
     this.#state = 'running'
+    this.#deadlineMs = STOP_DEADLINE_MS
     this.#handler = handler
     this.#failure = null
     this.#ending = Promise.withResolvers()
     this.#session = this.#runSession()
     return this.#session
+  }
+
+  #notIdle(): SluiceError {
+    return this.#state === 'closed'
+      ? new SluiceError('CONSUMER_CLOSED', 'the consumer was stopped; make another')
+      : invalidOption('the consumer is running already: one run, runBatch or loop at a time')
   }
 
   async #runSession(): Promise<void> {
@@ -391,7 +313,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     this.#keepAlive.hold()
     try {
       await this.#join()
-      await Promise.all([this.#ending.promise, this.#fetchLoop()])
+      await Promise.all([this.#ending.promise, this.#fetcher.run()])
     } catch (error) {
       this.#fail(error)
     }
@@ -413,8 +335,14 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   /** Ends the session with an error; the first one counts. */
   #fail(error: unknown): void {
     this.#failure ??= { error }
+    this.#end()
+  }
+
+  /** Wakes all who wait, so that they see that the session is over. */
+  #end(): void {
     this.#ending.resolve()
-    this.#wakeFetch()
+    this.#fetcher.wake()
+    this.#wakeIterator?.()
   }
 
   get #isOver(): boolean {
@@ -434,10 +362,14 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
       const count = await this.#retried(() => this.#engine.partitionsOf(topic.name))
       if (this.#options.group === undefined) await this.#assignAll(topic, count)
     }
-    if (this.#options.group === undefined || this.#isOver) return
-    this.#member = await this.#engine.join(
+    if (this.#options.group !== undefined && !this.#isOver) await this.#joinGroup(this.#options.group)
+  }
+
+  async #joinGroup(group: string): Promise<void> {
+    const session = this.#ending
+    const joining = this.#engine.join(
       {
-        group: this.#options.group,
+        group,
         topics: [...this.#topics.keys()],
         assignors: this.#options.assignors ?? ['cooperative-sticky', 'range'],
         sessionTimeoutMs: this.#sessionTimeoutMs,
@@ -446,17 +378,26 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
         instanceId: this.#options.instanceId,
       },
       {
-        assigned: partitions => this.#onAssigned(partitions),
-        revoked: partitions => this.#onRevoked(partitions),
-        lost: partitions => this.#onLost(partitions),
-        failed: error => this.#fail(error),
+        assigned: partitions => this.#onAssigned(partitions, session),
+        revoked: partitions => this.#onRevoked(partitions, session),
+        lost: partitions => this.#onLost(partitions, session),
+        failed: error => {
+          if (this.#ending === session) this.#fail(error)
+        },
       },
     )
-    this.#committer.join(this.#member)
+    // joining waits for the slowest member of the group; stopping does not wait for that
+    const member = await Promise.race([joining, session.promise])
+    if (member === undefined) {
+      joining.then(late => late.leave()).catch(error => this.#warn(error))
+      return
+    }
+    this.#member = member
+    this.#committer.join(member)
   }
 
   async #windDown(): Promise<void> {
-    this.#wakeFetch()
+    this.#fetcher.wake()
     await this.#handlersDone(this.#readers, this.#deadlineMs)
     if (this.#committer.automatic && this.#member !== null) await this.#committer.commitQuietly()
     const member = this.#member
@@ -495,33 +436,45 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
 
   // Assignment.
 
-  async #onAssigned(partitions: readonly TopicPartition[]): Promise<void> {
+  // `session` tells a late event of an earlier membership from one of this.
+
+  async #onAssigned(partitions: readonly TopicPartition[], session: object): Promise<void> {
     try {
       const group = this.#groupOrThrow()
       const commits = await this.#retried(() => this.#engine.committed(group, partitions))
       for (const of of partitions) {
-        const committed = commits.find(
-          ({ topic, partition }) => topic === of.topic && partition === of.partition,
-        )
+        if (this.#ending !== session || this.#isOver) return
+        const committed = commits.find(commit => isSame(commit, of))
         await this.#assign(of, committed?.offset)
       }
       this.emit('assigned', partitions)
     } catch (error) {
-      this.#fail(error)
+      if (this.#ending === session) this.#fail(error)
     }
   }
 
-  async #onRevoked(partitions: readonly TopicPartition[]): Promise<void> {
+  async #onRevoked(partitions: readonly TopicPartition[], session: object): Promise<void> {
+    if (this.#ending !== session) return
     const readers = this.#halt(partitions)
     await this.#handlersDone(readers, this.#rebalanceTimeoutMs)
     if (this.#committer.automatic) await this.#committer.commitQuietly(readers)
     this.#remove(readers)
-    this.emit('revoked', partitions)
+    this.#tell('revoked', partitions)
   }
 
-  #onLost(partitions: readonly TopicPartition[]): void {
+  #onLost(partitions: readonly TopicPartition[], session: object): void {
+    if (this.#ending !== session) return
     this.#remove(this.#halt(partitions))
-    this.emit('lost', partitions)
+    this.#tell('lost', partitions)
+  }
+
+  /** A listener that throws ends the session, not the engine's membership loop that called us. */
+  #tell(event: 'revoked' | 'lost', partitions: readonly TopicPartition[]): void {
+    try {
+      this.emit(event, partitions)
+    } catch (error) {
+      this.#fail(error)
+    }
   }
 
   async #assignAll(topic: AnyTopic, count: number): Promise<void> {
@@ -546,6 +499,8 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     this.#seeks.delete(key)
     const start = sought ?? committed ?? this.#from
     const position = await this.#resolve(of, start)
+    if (this.#isOver) return
+    this.#remove(this.#halt([of]))
     const reader = new PartitionReader(
       this.#topics.get(of.topic) ?? topicOf(of.topic),
       of.partition,
@@ -556,7 +511,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     this.#readers.push(reader)
     // where it begins is worth a commit: 'latest' must not move on while nobody is reading
     this.#committer.touch()
-    this.#fetchFor(reader)
+    this.#fetcher.feed(reader)
   }
 
   #resolve({ topic, partition }: TopicPartition, at: OffsetSpec): Promise<number> {
@@ -578,7 +533,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   }
 
   #find(of: TopicPartition): PartitionReader | undefined {
-    return this.#readers.find(({ topic, partition }) => topic === of.topic && partition === of.partition)
+    return this.#readers.find(reader => isSame(reader, of))
   }
 
   #assigned(of: TopicPartition): PartitionReader {
@@ -597,128 +552,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   #seek(reader: PartitionReader, offset: number): void {
     reader.seek(offset)
     this.#committer.touch()
-    this.#fetchFor(reader)
-  }
-
-  // Fetching.
-
-  async #fetchLoop(): Promise<void> {
-    let failures = 0
-    let turnStart = this.#clock.monotonic()
-    while (!this.#isOver) {
-      const readers = this.#hungry()
-      if (readers.length === 0) {
-        await new Promise<void>(resolve => {
-          this.#wakeHungry = resolve
-        })
-        this.#wakeHungry = null
-        continue
-      }
-      try {
-        await this.#fetch(readers)
-        failures = 0
-      } catch (error) {
-        if (this.#isOver) return
-        if (!isRetriable(error)) throw error
-        this.#warn(error)
-        await this.#backOff(failures++)
-      }
-      this.#pump()
-      if (this.#clock.monotonic() - turnStart > TURN_MS_MAX) {
-        await new Promise<void>(resolve => this.#clock.defer(resolve))
-        turnStart = this.#clock.monotonic()
-      }
-    }
-  }
-
-  /** Partitions to ask for, beginning with another one each time; none while the buffer is full. */
-  #hungry(): PartitionReader[] {
-    let bufferedBytes = 0
-    for (const reader of this.#readers) bufferedBytes += reader.bufferedBytes
-    if (bufferedBytes >= this.#bufferBytesMax) return []
-    const count = this.#readers.length
-    const hungry: PartitionReader[] = []
-    for (let index = 0; index < count; index++) {
-      const reader = this.#readers[(this.#fetchStart + index) % count]
-      if (reader.hungry) hungry.push(reader)
-    }
-    this.#fetchStart++
-    return hungry
-  }
-
-  async #fetch(readers: readonly PartitionReader[]): Promise<void> {
-    const epochs = readers.map(reader => reader.epoch)
-    const wanted: FetchPartition[] = readers.map(({ topic, partition, fetchOffset }) => ({
-      topic,
-      partition,
-      offset: fetchOffset,
-    }))
-    for (const reader of readers) reader.inFetch = true
-    this.#fetchAbort = new AbortController()
-    let fetched: readonly Fetched[]
-    try {
-      fetched = await this.#engine.fetch(wanted, {
-        partitionBytesMax: this.#fetchBytes(readers.length),
-        waitMs: this.#waitMs,
-        signal: this.#fetchAbort.signal,
-      })
-    } finally {
-      this.#fetchAbort = null
-      for (const reader of readers) reader.inFetch = false
-    }
-    for (const part of fetched) {
-      const index = wanted.findIndex(
-        ({ topic, partition }) => topic === part.topic && partition === part.partition,
-      )
-      const reader = readers[index]
-      // sought elsewhere, or taken away, in the meantime
-      if (reader === undefined || reader.epoch !== epochs[index] || reader.halted) continue
-      await this.#accept(reader, part)
-    }
-  }
-
-  /** What is left of the buffer, shared among those that ask. */
-  #fetchBytes(count: number): number {
-    const share = Math.floor(this.#bufferBytesMax / count)
-    return Math.min(this.#partitionBytesMax, Math.max(FETCH_BYTES_MIN, share))
-  }
-
-  async #accept(reader: PartitionReader, part: Fetched): Promise<void> {
-    reader.endOffset = part.endOffset
-    if (part.batches.length > 0) {
-      reader.accept(part.batches)
-      this.#enqueue(reader)
-    }
-    if (part.error === undefined) return
-    if (part.error.code === 'OFFSET_OUT_OF_RANGE' && this.#onOutOfRange !== 'error') {
-      await this.#reset(reader, this.#onOutOfRange)
-    } else if (isRetriable(part.error)) {
-      this.#warn(part.error)
-      await this.#backOff(0)
-    } else {
-      reader.error = part.error
-      this.#enqueue(reader)
-    }
-  }
-
-  async #reset(reader: PartitionReader, end: 'earliest' | 'latest'): Promise<void> {
-    const { topic, partition, epoch, fetchOffset: offset } = reader
-    // what was handled up to here stays handled: commit it before the position jumps
-    await reader.whenIdle()
-    const resetTo = await this.#resolve(reader, end)
-    if (reader.epoch !== epoch || reader.halted) return
-    this.#seek(reader, resetTo)
-    this.emit('outOfRange', { topic, partition, offset, resetTo })
-  }
-
-  /** The partition can take more: has the fetch under way ask for it too. */
-  #fetchFor(reader: PartitionReader): void {
-    if (reader.hungry && !reader.inFetch) this.#wakeFetch()
-  }
-
-  #wakeFetch(): void {
-    this.#wakeHungry?.()
-    this.#fetchAbort?.abort()
+    this.#fetcher.wake()
   }
 
   // Handing out.
@@ -729,13 +563,41 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     this.#queue.push(reader)
   }
 
-  /** The partition whose turn it is, or null if none has anything. */
+  /** The partition whose turn it is, or null if none has messages. */
   #nextReady(): PartitionReader | null {
     for (let reader = this.#queue.shift(); reader !== undefined; reader = this.#queue.shift()) {
       reader.queued = false
-      if (reader.ready) return reader
+      if (!reader.ready) continue
+      if (reader.hasMessages) return reader
+      this.#meetError(reader)
     }
     return null
+  }
+
+  /** Everything before the error has been handed out. */
+  #meetError(reader: PartitionReader): void {
+    const error = reader.error as SluiceError
+    if (error.code !== 'OFFSET_OUT_OF_RANGE' || this.#onOutOfRange === 'error') {
+      this.#fail(error)
+      return
+    }
+    reader.begin()
+    this.#reset(reader, this.#onOutOfRange)
+      .catch(failure => this.#fail(failure))
+      .finally(() => {
+        reader.end()
+        this.#enqueue(reader)
+        this.#fetcher.feed(reader)
+        this.#pump()
+      })
+  }
+
+  async #reset(reader: PartitionReader, end: 'earliest' | 'latest'): Promise<void> {
+    const { topic, partition, epoch, position: offset } = reader
+    const resetTo = await this.#resolve(reader, end)
+    if (reader.epoch !== epoch || reader.halted) return
+    this.#seek(reader, resetTo)
+    this.emit('outOfRange', { topic, partition, offset, resetTo })
   }
 
   /** Gives work to handlers as long as there are both. */
@@ -764,15 +626,14 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     this.#running--
     reader.end()
     this.#enqueue(reader)
-    this.#fetchFor(reader)
+    this.#fetcher.feed(reader)
     this.#pump()
   }
 
   async #workOnBatch(reader: PartitionReader, handle: (batch: AnyBatch) => unknown): Promise<void> {
     const { epoch } = reader
     const batch = reader.takeBatch()
-    if (batch === null) throw reader.error
-    this.#fetchFor(reader)
+    this.#fetcher.feed(reader)
     await handle(batch)
     if (reader.epoch !== epoch) return
     reader.handled = batch.lastOffset + 1
@@ -782,8 +643,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   async #workOnMessages(reader: PartitionReader, handle: (message: AnyMessage) => unknown): Promise<void> {
     const { epoch } = reader
     let message = reader.takeMessage()
-    if (message === null && reader.error !== null) throw reader.error
-    this.#fetchFor(reader)
+    this.#fetcher.feed(reader)
     while (message !== null) {
       const result = handle(message)
       if (isThenable(result)) await result
@@ -805,7 +665,6 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
       let message: AnyMessage | null
       try {
         message = reader.takeMessage()
-        if (message === null && reader.error !== null) throw reader.error
       } catch (error) {
         this.#fail(error)
         return null
@@ -813,11 +672,11 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
       if (message !== null) {
         reader.begin()
         this.#inLoop = { reader, epoch: reader.epoch, offset: message.offset }
-        this.#fetchFor(reader)
+        this.#fetcher.feed(reader)
         return message
       }
       this.#enqueue(reader)
-      this.#fetchFor(reader)
+      this.#fetcher.feed(reader)
     }
     return null
   }
@@ -847,7 +706,6 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
       }
       await new Promise<void>(resolve => {
         this.#wakeIterator = resolve
-        void this.#ending.promise.then(resolve)
       })
       this.#wakeIterator = null
     }
@@ -898,5 +756,3 @@ function offsetsOf(
 
 const isThenable = (value: unknown): value is PromiseLike<unknown> =>
   typeof value === 'object' && value !== null && typeof (value as PromiseLike<unknown>).then === 'function'
-
-const isRetriable = (error: unknown): error is SluiceError => error instanceof SluiceError && error.retriable

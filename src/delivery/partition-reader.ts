@@ -27,8 +27,6 @@ export class PartitionReader implements TopicPartition {
   handled: number
   committed: number
   fetchOffset: number
-  /** As the last fetch told; -1 before it. */
-  endOffset = -1
   epoch = 0
   paused = false
   /** Nothing is handed out any more: the partition is being given up. */
@@ -63,10 +61,14 @@ export class PartitionReader implements TopicPartition {
     return this.#next === null && this.error === null && !this.paused && !this.halted
   }
 
-  /** Whether something can be handed out: a batch, or an error. */
+  get hasMessages(): boolean {
+    return this.#current !== null || this.#next !== null
+  }
+
+  /** Whether there is something to hand out, or an error to meet. */
   get ready(): boolean {
     if (this.busy || this.paused || this.halted) return false
-    return this.#current !== null || this.#next !== null || this.error !== null
+    return this.hasMessages || this.error !== null
   }
 
   /** Takes what a fetch brought from `fetchOffset` on. Throws `INVALID_RECORD`. */
@@ -87,14 +89,12 @@ export class PartitionReader implements TopicPartition {
     }
   }
 
-  /** The next batch as a whole, or null. */
-  takeBatch(): AnyBatch | null {
+  /** The next batch as a whole. There is one. */
+  takeBatch(): AnyBatch {
     if (this.#current === null) this.#advance()
-    const batch = this.#current
-    if (batch !== null) {
-      this.position = batch.lastOffset + 1
-      this.#release()
-    }
+    const batch = this.#current as unknown as AnyBatch
+    this.position = batch.lastOffset + 1
+    this.#release()
     return batch
   }
 
@@ -125,6 +125,18 @@ export class PartitionReader implements TopicPartition {
     this.#messages = null
     this.#next = null
     this.bufferedBytes = 0
+  }
+
+  /** Hands out nothing and is not fetched for until `paused` is false again. What was fetched ahead is dropped: it would fill the buffer for nothing. */
+  pause(): void {
+    this.paused = true
+    if (this.#next !== null) {
+      this.bufferedBytes -= this.#next.bytes
+      this.#next = null
+    }
+    if (this.#current !== null && !this.busy) this.#release()
+    this.fetchOffset = this.#current === null ? this.position : this.#current.lastOffset + 1
+    this.error = null
   }
 
   /** Ends its use: nothing that is still under way counts. */

@@ -12,11 +12,11 @@
  * so; beyond twice that, `post` drops, and reports what it dropped. A parked send holds a reference to the message, not a copy.
  */
 
-import type { Acks, Engine } from '../engine/engine.ts'
+import type { Engine } from '../engine/engine.ts'
 import { SluiceError } from '../errors.ts'
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts'
 import { asBuffer, BATCH_HEADER_BYTES } from '../record/batch.ts'
-import { type Compression, type Header, recordBytesMax } from '../record/builder.ts'
+import { type Header, recordBytesMax } from '../record/builder.ts'
 import { KeepAlive } from './keep-alive.ts'
 import { OpenBatch } from './open-batch.ts'
 import { atLeast, oneOf } from './option.ts'
@@ -33,61 +33,15 @@ import {
 } from './outgoing.ts'
 import { PartitionWriter, type WriterContext } from './partition-writer.ts'
 import { type Partitioner, partitionOfKey } from './partitioner.ts'
+import {
+  type FailedPosts,
+  type ProducerOptions,
+  type ProducerSetting,
+  warnOfFailedPosts,
+} from './producer-options.ts'
 import { createAsDescribed } from './provision.ts'
 import { ArrayClaim, type Published, type PublishedBatch } from './published.ts'
 import { type AnyTopic, topicOf } from './topic.ts'
-
-export interface ProducerOptions {
-  /**
-   * How long a batch waits for more messages, in milliseconds. Default 0: until the end of the current turn of the event loop, so messages
-   * that are sent together travel together, and a lone message does not wait. More makes larger batches and later answers.
-   */
-  readonly lingerMs?: number
-  /** A batch closes at this size, before compression. Default 1 MiB, and never more than the topic's `max.message.bytes`. A larger message goes alone. */
-  readonly batchBytesMax?: number
-  /** A batch closes at this number of messages. Default 50,000. */
-  readonly batchCountMax?: number
-  /** Bytes that may be unsent or unanswered. Default 32 MiB. */
-  readonly bufferBytesMax?: number
-  /** What `send` does when the buffer is full: wait its turn (up to `maxBlockMs`), or reject with `BUFFER_FULL`. Default 'wait'. */
-  readonly whenFull?: 'wait' | 'reject'
-  /** How long `send` waits for room in the buffer, or for the topic to be known. Default 60,000. */
-  readonly maxBlockMs?: number
-  /** When a message counts as accepted. Default: what the flush policy of the topic promises. */
-  readonly acks?: Acks
-  /** Default 'none'. */
-  readonly compression?: Compression
-  /** Default: by key as every Kafka client does it (murmur2); without a key, batch by batch round robin. */
-  readonly partitioner?: Partitioner
-  /** Lets the log recognise a batch that is sent again, so that a retry stores nothing twice. Default false: in process nothing gets lost on the way. */
-  readonly idempotent?: boolean
-  /** How often a batch is sent again after an error that may pass. Default 10; 0 turns retries off. */
-  readonly retries?: number
-  /** Wait before the first retry; it doubles each time, with jitter, up to 2 seconds. Default 100. */
-  readonly retryBackoffMs?: number
-  /** From the first message of a batch to its answer, retries included; then `TIMED_OUT`. Default 120,000. */
-  readonly deliveryTimeoutMs?: number
-  /** Told of every failure of `post`. Default: a process warning, at most one a second. */
-  readonly onError?: (error: SluiceError, failed: FailedPosts) => void
-}
-
-/** Messages that were posted and not accepted. */
-export interface FailedPosts {
-  readonly topic: string
-  /** How many. */
-  readonly count: number
-}
-
-/** @internal What a `Sluice` hands to its producers. */
-export interface ProducerSetting {
-  readonly engine: Engine
-  readonly clock?: Clock
-  /** From 0 to 1. */
-  readonly random?: () => number
-  /** Whether descriptors may create their topics. */
-  readonly autoCreateTopics?: boolean
-  readonly onClosed?: (producer: Producer) => void
-}
 
 const RETRY_BACKOFF_MS_MAX = 2_000
 /** How often the number of partitions and the size limit of a topic are asked again. */
@@ -135,7 +89,7 @@ export class Producer {
   readonly #random: () => number
   readonly #context: WriterContext
   readonly #autoCreateTopics: boolean
-  readonly #onClosed: ((producer: Producer) => void) | undefined
+  readonly #onClosed: ((producer: object) => void) | undefined
   readonly #partitioner: Partitioner | null
   readonly #batchBytesMax: number
   readonly #batchCountMax: number
@@ -268,6 +222,7 @@ export class Producer {
   ready(): Promise<void> {
     if (this.#state !== 'open') return Promise.reject(closedError())
     if (this.#bufferedBytes < this.#bufferBytesMax) return Promise.resolve()
+    this.#stopLingering()
     return new Promise((resolve, reject) => this.#readyWaiters.push({ resolve, reject }))
   }
 
@@ -277,17 +232,17 @@ export class Producer {
    */
   async flush(): Promise<void> {
     const before = this.#parkedOrder
-    while (this.#parkedBefore(before)) await new Promise<void>(resolve => this.#idleWaiters.push(resolve))
-    const batches = [...this.#outstanding]
-    if (batches.length === 0) return
+    for (this.#closeOpen(); this.#parkedBefore(before); this.#closeOpen()) {
+      await new Promise<void>(resolve => this.#idleWaiters.push(resolve))
+    }
     await new Promise<void>(resolve => {
-      let pending = batches.length
-      for (const batch of batches) {
+      let pending = this.#outstanding.size
+      if (pending === 0) resolve()
+      for (const batch of this.#outstanding) {
         batch.onSettled(() => {
           if (--pending === 0) resolve()
         })
       }
-      for (const batch of batches) if (batch.writer?.open === batch) batch.writer.close()
     })
   }
 
@@ -520,6 +475,7 @@ export class Producer {
     this.#parkedCount++
     this.#keepAlive.hold()
     this.#bufferedBytes += bytes
+    if (this.#bufferedBytes >= this.#bufferBytesMax) this.#stopLingering()
   }
 
   /** Places what waits, in the order in which it came, as far as topics are known and there is room. */
@@ -537,6 +493,7 @@ export class Producer {
       parked.timer?.cancel()
     }
     this.#resuming = false
+    if (this.#parkedCount > 0 && this.#bufferedBytes >= this.#bufferBytesMax) this.#stopLingering()
     this.#parkedChanged()
   }
 
@@ -707,6 +664,19 @@ export class Producer {
     if (this.#turn.push(line) === 1) this.#clock.defer(this.#endTurn)
   }
 
+  /** Closes every open batch, to be sent when its partition is free. */
+  #closeOpen(): void {
+    for (const batch of this.#outstanding) if (batch.writer?.open === batch) batch.writer.close()
+  }
+
+  /** The buffer is full: batches that wait for more have waited long enough. */
+  #stopLingering(): void {
+    for (const batch of this.#outstanding) {
+      batch.due = true
+      batch.writer?.closeIfDue()
+    }
+  }
+
   readonly #endTurn = (): void => {
     const lines = this.#turn
     this.#turn = []
@@ -831,27 +801,4 @@ function timedOut(batch: OpenBatch, when: string): SluiceError {
     count,
     outcome,
   })
-}
-
-/** The default of `onError`: a process warning at once, then at most one a second, with what has come together. */
-function warnOfFailedPosts(clock: Clock): (error: SluiceError, failed: FailedPosts) => void {
-  let count = 0
-  let last: SluiceError | null = null
-  let quiet = false
-  const warn = (): void => {
-    quiet = count > 0
-    if (!quiet) return
-    process.emitWarning(`${count} posted messages were not accepted; the last: ${last?.message}`, {
-      type: 'SluiceWarning',
-      code: last?.code,
-      detail: 'Give the producer an onError callback to handle this.',
-    })
-    count = 0
-    clock.after(1_000, warn)
-  }
-  return (error, failed) => {
-    count += failed.count
-    last = error
-    if (!quiet) warn()
-  }
 }

@@ -1,0 +1,312 @@
+/**
+ * `Sluice`: what `open()` gives. It ties producers, consumers and administration to one engine, and closes them in the right order: consumers first,
+ * so that what they have handled is committed; then producers, so that everything accepted is answered; then the engine.
+ */
+
+import type {
+  CommitOffset,
+  CommittedOffset,
+  Engine,
+  GroupDescription,
+  GroupSummary,
+  OffsetSpec,
+  TopicDescription,
+  TopicPartition,
+} from '../engine/engine.ts'
+import { SluiceError } from '../errors.ts'
+import type { Clock } from '../lib/clock.ts'
+import { Consumer } from './consumer.ts'
+import type { ConsumerOptions } from './consumer-options.ts'
+import { invalidOption } from './option.ts'
+import type { OutgoingOf } from './outgoing.ts'
+import { Producer } from './producer.ts'
+import type { ProducerOptions } from './producer-options.ts'
+import type { Published, PublishedBatch } from './published.ts'
+import {
+  type AnyTopic,
+  configStrings,
+  type TopicConfig,
+  type TopicOptions,
+  topicName,
+  topicOf,
+} from './topic.ts'
+
+/** How a `Sluice` behaves beyond its engine. */
+export interface SluiceOptions {
+  /** Whether a topic that is published or subscribed to and does not exist is made, as its descriptor says. Default true. */
+  readonly autoCreateTopics?: boolean
+  /** Names this program in group descriptions and logs. Default 'sluice'. */
+  readonly clientId?: string
+  /** @internal For tests. */
+  readonly clock?: Clock
+}
+
+/** A committed partition of a group. */
+export interface GroupPartition extends CommittedOffset {
+  /** Offset that the next message of the partition will have. */
+  readonly endOffset: number
+  /** Messages behind the commit that are still to be handled. */
+  readonly lag: number
+  /** Who has the partition, or null. */
+  readonly memberId: string | null
+}
+
+export interface GroupReport extends GroupDescription {
+  readonly partitions: readonly GroupPartition[]
+  /** The sum over all partitions. */
+  readonly lag: number
+}
+
+export class Sluice {
+  /** What this stands on, for what the methods here do not cover. */
+  readonly engine: Engine
+  readonly #options: SluiceOptions
+  readonly #producers = new Set<Producer>()
+  readonly #consumers = new Set<{ stop(): Promise<void> }>()
+  #shared: Producer | null = null
+  #closing: Promise<void> | null = null
+
+  /** @internal Made by `open()`. */
+  constructor(engine: Engine, options: SluiceOptions = {}) {
+    this.engine = engine
+    this.#options = options
+  }
+
+  /** The address it was opened with. */
+  get url(): string {
+    return this.engine.url
+  }
+
+  // Messages.
+
+  /**
+   * Publishes a message, or an array of them, through a producer that all callers share; see `Producer.send` for what it resolves and rejects with. For settings of your
+   * own, or to publish without waiting, make a `producer()`.
+   */
+  publish<T extends AnyTopic | string>(topic: T, messages: readonly OutgoingOf<T>[]): Promise<PublishedBatch>
+  publish<T extends AnyTopic | string>(topic: T, message: OutgoingOf<T>): Promise<Published>
+  publish(topic: AnyTopic | string, message: never): Promise<Published | PublishedBatch> {
+    if (this.#closing !== null) return Promise.reject(this.#closedError())
+    this.#shared ??= this.producer()
+    return this.#shared.send(topic, message)
+  }
+
+  /** A producer with its own buffer and settings. Throws `INVALID_ARGUMENT`, `UNSUPPORTED`, `CLOSED`. */
+  producer(options: ProducerOptions = {}): Producer {
+    if (this.#closing !== null) throw this.#closedError()
+    const producer = new Producer(options, {
+      engine: this.engine,
+      clock: this.#options.clock,
+      autoCreateTopics: this.#options.autoCreateTopics ?? true,
+      onClosed: closed => this.#producers.delete(closed as Producer),
+    })
+    this.#producers.add(producer)
+    return producer
+  }
+
+  /** A consumer; it begins with `run`, `runBatch` or `for await`. Throws `INVALID_ARGUMENT`, `CLOSED`. */
+  consumer<const T extends AnyTopic | string>(options: ConsumerOptions<T>): Consumer<T> {
+    if (this.#closing !== null) throw this.#closedError()
+    const consumer = new Consumer<T>(options, {
+      engine: this.engine,
+      clock: this.#options.clock,
+      clientId: this.#options.clientId,
+      autoCreateTopics: this.#options.autoCreateTopics ?? true,
+      onClosed: closed => this.#consumers.delete(closed),
+    })
+    this.#consumers.add(consumer)
+    return consumer
+  }
+
+  // Topics.
+
+  /**
+   * Creates a topic: from a descriptor, whose partitions and configuration `options` may override, or by name. Throws `TOPIC_EXISTS`, `INVALID_TOPIC`,
+   * `INVALID_PARTITIONS`, `INVALID_CONFIG`.
+   */
+  async createTopic(topic: AnyTopic | string, options: TopicOptions = {}): Promise<TopicDescription> {
+    this.#checkOpen()
+    const { name, partitions, config } = topicOf(topic)
+    return await this.engine.createTopic({
+      name,
+      partitions: options.partitions ?? partitions,
+      config: options.config === undefined ? config : { ...config, ...configStrings(options.config) },
+    })
+  }
+
+  /** Deletes a topic with everything in it. Throws `UNKNOWN_TOPIC`. */
+  async deleteTopic(topic: AnyTopic | string): Promise<void> {
+    this.#checkOpen()
+    await this.engine.deleteTopic(topicName(topic))
+  }
+
+  /** The names of all topics, without internal ones. */
+  async topics(): Promise<string[]> {
+    this.#checkOpen()
+    return await this.engine.listTopics()
+  }
+
+  /** Partitions with their offsets and sizes, and the configuration. Throws `UNKNOWN_TOPIC`. */
+  async describeTopic(topic: AnyTopic | string): Promise<TopicDescription> {
+    this.#checkOpen()
+    return await this.engine.describeTopic(topicName(topic))
+  }
+
+  /** Sets configuration keys, or takes them back to the default with null. Throws `UNKNOWN_TOPIC`, `INVALID_CONFIG`. */
+  async alterTopic(
+    topic: AnyTopic | string,
+    config: Readonly<Record<string, TopicConfig[string] | null>>,
+  ): Promise<void> {
+    this.#checkOpen()
+    const strings = Object.entries(config).map(([key, value]) => [key, value === null ? null : String(value)])
+    await this.engine.alterTopic(topicName(topic), Object.fromEntries(strings))
+    await this.#refresh(topicName(topic))
+  }
+
+  /**
+   * Raises the number of partitions to `partitions`. Keys may map to other partitions from then on, so the order per key holds before and after, not
+   * across. Throws `UNKNOWN_TOPIC`, `INVALID_PARTITIONS`.
+   */
+  async addPartitions(topic: AnyTopic | string, partitions: number): Promise<void> {
+    this.#checkOpen()
+    await this.engine.addPartitions(topicName(topic), partitions)
+    await this.#refresh(topicName(topic))
+  }
+
+  /** Deletes the records before an offset, or all there are now ('latest'). Resolves with the new start. Throws `OFFSET_OUT_OF_RANGE`, `UNKNOWN_TOPIC`. */
+  async deleteRecords(
+    topic: AnyTopic | string,
+    partition: number,
+    before: number | 'latest',
+  ): Promise<number> {
+    this.#checkOpen()
+    return await this.engine.deleteRecords(topicName(topic), partition, before === 'latest' ? -1 : before)
+  }
+
+  /** The offset of a place in a partition: an end, or the first message from a time on. Throws `UNKNOWN_TOPIC`. */
+  async offsetFor(topic: AnyTopic | string, partition: number, at: OffsetSpec): Promise<number> {
+    this.#checkOpen()
+    return await this.engine.offsetFor(topicName(topic), partition, at)
+  }
+
+  // Groups.
+
+  /** All consumer groups. */
+  async groups(): Promise<GroupSummary[]> {
+    this.#checkOpen()
+    return await this.engine.listGroups()
+  }
+
+  /** State, members, and for each committed or assigned partition the commit and the lag. Throws `UNKNOWN_GROUP`. */
+  async describeGroup(group: string): Promise<GroupReport> {
+    this.#checkOpen()
+    const [description, commits] = await Promise.all([
+      this.engine.describeGroup(group),
+      this.engine.committed(group),
+    ])
+    const partitions = await Promise.all(commits.map(commit => this.#groupPartition(commit, description)))
+    return { ...description, partitions, lag: partitions.reduce((sum, { lag }) => sum + lag, 0) }
+  }
+
+  /** Sets where a group goes on. It must have no members. Throws `UNKNOWN_MEMBER` if it has some. */
+  async commitOffsets(group: string, offsets: readonly CommitOffset[]): Promise<void> {
+    this.#checkOpen()
+    await this.engine.commit(group, offsets)
+  }
+
+  /**
+   * Sends a group to another place, in all partitions of `topics` (default: those that it has commits for). It must have no members. Resolves with the offsets that
+   * were committed. Throws `UNKNOWN_MEMBER` if it has members, `UNKNOWN_GROUP` if there is no such group and no topics are given.
+   */
+  async resetGroup(
+    group: string,
+    options: { readonly to: OffsetSpec; readonly topics?: readonly (AnyTopic | string)[] },
+  ): Promise<CommitOffset[]> {
+    this.#checkOpen()
+    const partitions = await this.#partitionsToReset(group, options.topics)
+    const offsets = await Promise.all(
+      partitions.map(async ({ topic, partition }) => ({
+        topic,
+        partition,
+        offset: await this.#within(topic, partition, options.to),
+      })),
+    )
+    if (offsets.length > 0) await this.engine.commit(group, offsets)
+    return offsets
+  }
+
+  /** Forgets a group and its commits. Throws `GROUP_NOT_EMPTY`, `UNKNOWN_GROUP`. */
+  async deleteGroup(group: string): Promise<void> {
+    this.#checkOpen()
+    await this.engine.deleteGroup(group)
+  }
+
+  // The end.
+
+  /**
+   * Stops all consumers (their running handlers finish and what they handled is committed), flushes and closes all producers, and closes the engine. Each of the first two
+   * takes `deadlineMs` (default 30,000) at most. From here on every call is refused with `CLOSED`. Closing again waits for the same.
+   */
+  close(options: { readonly deadlineMs?: number } = {}): Promise<void> {
+    this.#closing ??= this.#close(options)
+    return this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  async #close(options: { readonly deadlineMs?: number }): Promise<void> {
+    try {
+      await Promise.all([...this.#consumers].map(consumer => (consumer as Consumer).stop(options)))
+      await Promise.all([...this.#producers].map(producer => producer.close(options)))
+    } finally {
+      await this.engine.close()
+    }
+  }
+
+  #checkOpen(): void {
+    if (this.#closing !== null) throw this.#closedError()
+  }
+
+  #closedError(): SluiceError {
+    return new SluiceError('CLOSED', `${this.url} was closed; open it again`)
+  }
+
+  async #refresh(topic: string): Promise<void> {
+    await Promise.all([...this.#producers].map(producer => producer.refresh(topic)))
+  }
+
+  async #groupPartition(commit: CommittedOffset, description: GroupDescription): Promise<GroupPartition> {
+    const { topic, partition, offset } = commit
+    const holder = description.members.find(member =>
+      member.assignment.some(held => held.topic === topic && held.partition === partition),
+    )
+    const endOffset = await this.engine.offsetFor(topic, partition, 'latest')
+    return { ...commit, endOffset, lag: Math.max(0, endOffset - offset), memberId: holder?.memberId ?? null }
+  }
+
+  async #partitionsToReset(
+    group: string,
+    topics: readonly (AnyTopic | string)[] | undefined,
+  ): Promise<TopicPartition[]> {
+    if (topics === undefined) {
+      await this.engine.describeGroup(group) // it must exist
+      return await this.engine.committed(group)
+    }
+    const described = await Promise.all(topics.map(topic => this.engine.describeTopic(topicName(topic))))
+    return described.flatMap(({ name, partitions }) =>
+      partitions.map(({ partition }) => ({ topic: name, partition })),
+    )
+  }
+
+  /** The place as an offset that the partition has. */
+  async #within(topic: string, partition: number, at: OffsetSpec): Promise<number> {
+    if (typeof at !== 'number') return await this.engine.offsetFor(topic, partition, at)
+    if (!(Number.isSafeInteger(at) && at >= 0))
+      throw invalidOption(`an offset is a whole number from 0 on, not ${at}`)
+    const start = await this.engine.offsetFor(topic, partition, 'earliest')
+    const end = await this.engine.offsetFor(topic, partition, 'latest')
+    return Math.min(end, Math.max(start, at))
+  }
+}

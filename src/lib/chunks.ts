@@ -30,12 +30,14 @@ export class Chunk {
   length = 0
   /** Bytes that may come to be used; the length once sealed. */
   limit: number
+  /** Somebody may hold a view of its memory: it must never be written for another chunk. */
+  viewed = false
 
-  constructor(list: ChunkList, position: number, capacity: number) {
+  constructor(list: ChunkList, position: number, memory: Buffer) {
     this.list = list
     this.position = position
-    this.memory = Buffer.allocUnsafeSlow(capacity)
-    this.limit = capacity
+    this.memory = memory
+    this.limit = memory.length
   }
 
   get end(): number {
@@ -47,6 +49,8 @@ export class Chunk {
 export interface ChunkOwner {
   /** Largest chunk to make except for an append that is larger, in bytes. Default and upper limit: 1 MiB. */
   readonly capacityMax?: number
+  /** Memory for a chunk, of at least this many bytes. Default: fresh. */
+  allocate?(bytes: number): Buffer
   made(chunk: Chunk): void
   dropped(chunk: Chunk): void
 }
@@ -87,7 +91,8 @@ export class ChunkList {
     if (bytes.length === 0) return
     let last = this.#chunks[this.#chunks.length - 1]
     if (last === undefined || last.limit - last.length < bytes.length) {
-      last = new Chunk(this, this.#end, this.#capacityFor(bytes.length))
+      const capacity = this.#capacityFor(bytes.length)
+      last = new Chunk(this, this.#end, this.#owner?.allocate?.(capacity) ?? Buffer.allocUnsafeSlow(capacity))
       this.#chunks.push(last)
       this.#owner?.made(last)
     }
@@ -101,6 +106,7 @@ export class ChunkList {
     if (position < this.#start || position >= this.#end) return null
     const chunk = this.#chunks[this.#indexAt(position)]
     const from = position - chunk.position
+    chunk.viewed = true
     return chunk.memory.subarray(from, Math.min(chunk.length, from + bytesMax))
   }
 

@@ -23,10 +23,15 @@ export interface DiskCacheOptions {
   readonly bytesMax?: number
 }
 
+/** Chunks are made in multiples of this, so that those of like size can take each other's place. */
+const ALLOCATION_UNIT = 4 * 1024
+const SPARE_MAX = 4
+
 class TailCache implements ChunkOwner {
   readonly #bytesMax: number
   /** Oldest first: a set keeps the order of insertion. */
   readonly #chunks = new Set<Chunk>()
+  readonly #spare: Buffer[] = []
   #bytes = 0
   /** Files that have something in the cache. */
   #fileCount = 0
@@ -40,6 +45,16 @@ class TailCache implements ChunkOwner {
     return Math.floor(this.#bytesMax / (8 * Math.max(1, this.#fileCount)))
   }
 
+  /**
+   * Memory of a chunk that went without anybody having read it is used again: fresh memory costs more to touch for the
+   * first time than to fill, and a log that is only written needs none.
+   */
+  allocate(bytes: number): Buffer {
+    const index = this.#spare.findIndex(memory => memory.length >= bytes && memory.length <= 2 * bytes)
+    if (index >= 0) return this.#spare.splice(index, 1)[0]
+    return Buffer.allocUnsafeSlow(Math.ceil(bytes / ALLOCATION_UNIT) * ALLOCATION_UNIT)
+  }
+
   made(chunk: Chunk): void {
     this.#chunks.add(chunk)
     this.#bytes += chunk.memory.length
@@ -50,6 +65,7 @@ class TailCache implements ChunkOwner {
     this.#chunks.delete(chunk)
     this.#bytes -= chunk.memory.length
     if (chunk.list.chunkCount === 0) this.#fileCount -= 1
+    if (!chunk.viewed && this.#spare.length < SPARE_MAX) this.#spare.push(chunk.memory)
   }
 
   /** Makes room. The oldest chunk of all is the first of its file, since the chunks of a file are made in order. */

@@ -6,7 +6,10 @@
  * What we assume of a disk, and nothing more:
  *  - bytes written are durable once `sync()` of that file has resolved after the write; before that any part of them
  *    may be lost at a crash, in any order, and sectors of 512 bytes are written whole or not at all;
- *  - a file created, renamed or removed is durably so once `syncDirectory()` of its folder has resolved;
+ *  - the same holds for a truncation: until a `sync()` after it, what was cut off may come back, also behind what was written
+ *    over it since;
+ *  - a file or folder created, renamed or removed is durably so once `syncDirectory()` of the folder it is in has resolved; until then any
+ *    of these operations may be found undone, in any combination;
  *  - `rename` is atomic; after a crash the old or the new state is seen, never neither;
  *  - once `sync()` has failed, what was written since the last successful sync is of unknown state for good (the kernel
  *    marks the pages clean: https://wiki.postgresql.org/wiki/Fsync_Errors). It is never retried as if it had succeeded.

@@ -12,7 +12,7 @@
 import { crc32c } from '@node-rs/crc32'
 import { type Disk, DiskError } from '../lib/disk.ts'
 
-const NAME = 'checkpoint'
+export const CHECKPOINT_NAME = 'checkpoint'
 const TEMPORARY_NAME = 'checkpoint.tmp'
 const BYTES_MAX = 4096
 
@@ -31,27 +31,27 @@ export interface Checkpoint {
   readonly producers: number
 }
 
-/** The checkpoint of a log's folder; null if there is none or it is damaged, which costs time, not data. */
-export function readCheckpoint(disk: Disk, directory: string): Checkpoint | null {
+/** The checkpoint of a log's folder; null if there is none. Throws DiskError. */
+export function readCheckpoint(disk: Disk, directory: string): Checkpoint | 'damaged' | null {
   let text: string
   try {
-    const file = disk.open(`${directory}/${NAME}`, 'read')
+    const file = disk.open(`${directory}/${CHECKPOINT_NAME}`, 'read')
     try {
       text = Buffer.from(file.readNow(0, BYTES_MAX)).toString('latin1')
     } finally {
       file.close()
     }
   } catch (error) {
-    if (error instanceof DiskError) return null
+    if (error instanceof DiskError && error.code === 'ENOENT') return null
     throw error
   }
   const match = /^(\{.*\}) ([0-9a-f]{8})\n$/.exec(text)
-  if (match === null || checksum(match[1]) !== match[2]) return null
+  if (match === null || checksum(match[1]) !== match[2]) return 'damaged'
   const { version, ...checkpoint } = JSON.parse(match[1]) as Checkpoint & { version: number }
-  return version === 1 ? checkpoint : null
+  return version === 1 ? checkpoint : 'damaged'
 }
 
-/** Durable once resolved. Rejects with DiskError; then the old one is still there. */
+/** Replaces the checkpoint; durable once the caller has synced the folder. Rejects with DiskError; then the old one is still there. */
 export async function writeCheckpoint(disk: Disk, directory: string, checkpoint: Checkpoint): Promise<void> {
   const json = JSON.stringify({ version: 1, ...checkpoint })
   const file = disk.open(`${directory}/${TEMPORARY_NAME}`, 'create')
@@ -61,8 +61,7 @@ export async function writeCheckpoint(disk: Disk, directory: string, checkpoint:
   } finally {
     file.close()
   }
-  disk.rename(`${directory}/${TEMPORARY_NAME}`, `${directory}/${NAME}`)
-  await disk.syncDirectory(directory)
+  disk.rename(`${directory}/${TEMPORARY_NAME}`, `${directory}/${CHECKPOINT_NAME}`)
 }
 
 const checksum = (text: string): string => crc32c(Buffer.from(text, 'latin1')).toString(16).padStart(8, '0')

@@ -4,8 +4,9 @@
  * search touches. Nothing else is held in memory, so indexes cost the same whatever the amount of data stored, and no file
  * stays open.
  *
- * An index is a hint that can be rebuilt from its segment: entries that cannot be written (no space) are dropped,
- * which makes it sparser, never wrong.
+ * An index is a hint that can be rebuilt from its segment: entries that cannot be written (no space) are dropped, which
+ * makes it sparser, never wrong; entries that cannot be read are as if they were not there; and a file that cannot be synced is
+ * removed.
  */
 
 import { type Disk, DiskError, type DiskFile } from '../lib/disk.ts'
@@ -68,7 +69,8 @@ export class EntryFile {
   }
 
   last(): Buffer | null {
-    return this.count === 0 ? null : this.#withEntries(read => read(this.count - 1))
+    if (this.#tailEntries > 0) return this.#inTail(this.count - 1) // while appending: no file is opened
+    return this.#stored === 0 ? null : this.#withEntries(read => read(this.count - 1))
   }
 
   /** Keeps the first entries for which `keep` holds (as in `findLast`). */
@@ -90,9 +92,10 @@ export class EntryFile {
     if (this.#exists) this.#withFile('write', file => file.truncate(this.#stored * this.#entryBytes))
   }
 
-  /** Writes what waits in memory. */
-  flush(): void {
-    if (this.#tailEntries === 0) return
+  /** Writes what waits in memory. Returns false if it had to be dropped. */
+  flush(): boolean {
+    if (this.#tailEntries === 0) return true
+    let written = true
     const bytes = this.#tail!.subarray(0, this.#tailEntries * this.#entryBytes)
     try {
       this.#withFile(this.#exists ? 'write' : 'create', file => file.write(bytes, this.#stored * this.#entryBytes))
@@ -100,20 +103,41 @@ export class EntryFile {
       this.#stored += this.#tailEntries
     } catch (error) {
       if (!(error instanceof DiskError)) throw error
+      written = false
     }
     this.#tailEntries = 0
     this.#tail = null
+    return written
   }
 
-  /** Writes what waits, and resolves when the file is durable. */
+  /** Writes what waits, and resolves when the file is durable, or removed because that is not to be had. */
   async sync(): Promise<void> {
     this.flush()
     if (!this.#exists) return
-    const file = this.#disk.open(this.path, 'write')
     try {
-      await file.sync()
-    } finally {
-      file.close()
+      const file = this.#disk.open(this.path, 'write')
+      try {
+        await file.sync()
+      } finally {
+        file.close()
+      }
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error
+      this.discard()
+    }
+  }
+
+  /** Forgets all entries and removes the file. */
+  discard(): void {
+    this.#tailEntries = 0
+    this.#tail = null
+    this.#stored = 0
+    if (!this.#exists) return
+    this.#exists = false
+    try {
+      this.#disk.remove(this.path)
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error // it is made anew, empty, at the next write
     }
   }
 
@@ -126,24 +150,28 @@ export class EntryFile {
     }
   }
 
+  #inTail(index: number): Buffer {
+    const at = (index - this.#stored) * this.#entryBytes
+    return Buffer.from(this.#tail!.subarray(at, at + this.#entryBytes))
+  }
+
   #withEntries<T>(use: (read: (index: number) => Buffer | null) => T): T {
-    const bytes = this.#entryBytes
-    const inTail = (index: number): Buffer => {
-      const at = (index - this.#stored) * bytes
-      return Buffer.from(this.#tail!.subarray(at, at + bytes))
+    if (this.#stored === 0) return use(index => this.#inTail(index))
+    let file: DiskFile | null = null
+    const stored = (index: number): Buffer | null => {
+      try {
+        file ??= this.#disk.open(this.path, 'read')
+        const entry = file.readNow(index * this.#entryBytes, this.#entryBytes)
+        return entry.length < this.#entryBytes ? null : Buffer.from(entry)
+      } catch (error) {
+        if (error instanceof DiskError) return null // unreadable: as if the entry were not there
+        throw error
+      }
     }
-    if (this.#stored === 0) return use(inTail)
-    return this.#withFile('read', file =>
-      use(index => {
-        if (index >= this.#stored) return inTail(index)
-        try {
-          const entry = file.readNow(index * bytes, bytes)
-          return entry.length < bytes ? null : Buffer.from(entry)
-        } catch (error) {
-          if (error instanceof DiskError) return null // unreadable: as if the entry were not there
-          throw error
-        }
-      }),
-    )
+    try {
+      return use(index => (index < this.#stored ? stored(index) : this.#inTail(index)))
+    } finally {
+      ;(file as DiskFile | null)?.close()
+    }
   }
 }

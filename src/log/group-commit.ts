@@ -67,6 +67,7 @@ export class GroupCommit {
   }
 
   #run(): void {
+    if (this.#failure !== null) return // stopped meanwhile: the files may be closed
     const target = this.#options.endOffset()
     this.#options.sync().then(
       () => this.#succeed(target),

@@ -22,7 +22,7 @@ import {
 } from '../record/batch.ts'
 import { compressionTypes } from '../record/builder.ts'
 import { RecordCursor } from '../record/cursor.ts'
-import { type Checkpoint, readCheckpoint } from './checkpoint.ts'
+import { type Checkpoint, CHECKPOINT_NAME, readCheckpoint } from './checkpoint.ts'
 import { findBatch, scan } from './scan.ts'
 import { segmentName, segmentOffset } from './segment.ts'
 
@@ -202,7 +202,11 @@ export function verifyLog(disk: Disk, directory: string): LogVerification {
   const names = disk.list(directory)
   const findings: LogFinding[] = []
   const totals = { segments: 0, batches: 0, records: 0, bytes: 0 }
-  const checkpoint = readCheckpoint(disk, directory)
+  const found = readCheckpoint(disk, directory)
+  const checkpoint = found === 'damaged' ? null : found
+  if (found === 'damaged') {
+    findings.push({ severity: 'error', file: `${directory}/${CHECKPOINT_NAME}`, position: 0, message: 'the checkpoint is damaged' })
+  }
   const bases = names.map(segmentOffset).filter(offset => offset >= 0)
   let due = -1
   for (const [index, base] of bases.entries()) {

@@ -16,13 +16,17 @@ import { type Disk, DiskError } from '../lib/disk.ts'
 import {
   asBuffer,
   BATCH_HEADER_BYTES,
+  baseSequence,
   batchBytes,
   checkBatch,
+  compressionOf,
+  isControl,
   lastOffset,
   lastOffsetDelta,
   maxTimestamp,
   patchAppendTime,
   patchOffset,
+  producerEpoch,
   producerId,
   recordCount,
 } from '../record/batch.ts'
@@ -31,9 +35,10 @@ import { writeCheckpoint } from './checkpoint.ts'
 import { GroupCommit } from './group-commit.ts'
 import type { OpenFiles } from './open-files.ts'
 import { type ProducerState, removeSnapshotsBefore, writeSnapshot } from './producer-state.ts'
-import { type RecoveryReport, recover } from './recovery.ts'
-import { findBatch } from './scan.ts'
-import { selectBatches } from './select.ts'
+import { markSyncFailure, type Recovered, type RecoveryReport, recover, unmarkSyncFailure } from './recovery.ts'
+import { locate } from './salvage.ts'
+import { readFully } from './scan.ts'
+import { type Due, LEADER_EPOCH, selectBatches } from './select.ts'
 import { RELATIVE_OFFSET_MAX, Segment } from './segment.ts'
 
 /** What a log lets itself be told; see docs/CONFIGURATION.md for the keys they come from. */
@@ -78,25 +83,28 @@ export interface Appended {
   readonly repeated: boolean
 }
 
-/** Where a read continues: remembered for readers that go on where they stopped. */
+/** Where a read begins, and what it must find there. */
 interface Place {
   readonly segment: Segment
   readonly position: number
+  readonly due: Due
 }
 
 /** A read on its way through the segments. */
 interface ReadRequest {
   segment: Segment
   position: number
+  due: Due
   readonly offset: number
   readonly limit: number
   bytesWanted: number
-  /** Walked from the start of the segment: an index cannot have misled. */
-  fromStart: boolean
+  /** The place was found by checking everything before it: if it is not right either, the bytes are damaged. */
+  checked: boolean
 }
 
 const EMPTY = Buffer.alloc(0)
 const PLACES_REMEMBERED = 64
+const COMPRESSION_MAX = 4
 /** Log written between two checkpoints, at most about: bounds what the next start after a crash has to walk. */
 const CHECKPOINT_BYTES = 64 * 1024 * 1024
 
@@ -116,9 +124,12 @@ export class Log {
   /** Segments with bytes that are not synced, and whether the folder itself is. */
   #unsynced = new Set<Segment>()
   #directoryUnsynced = true
+  /** Closed segments whose indexes no checkpoint has synced yet. */
+  #unsyncedIndexes = new Set<Segment>()
   #places = new Map<number, Place>()
   #bytesSinceCheckpoint = 0
   #changed = false
+  #closed = false
   #checkpointing: Promise<void> = Promise.resolve()
   #failure: SluiceError | null = null
 
@@ -127,17 +138,24 @@ export class Log {
    * Rejects with DiskError.
    */
   static async open(options: LogOptions): Promise<Log> {
-    const log = new Log(options)
-    if (log.#changed) await log.checkpoint()
+    const { disk, files, directory, config } = options
+    const found = await recover(disk, files, directory, config.indexIntervalBytes)
+    const log = new Log(options, found)
+    try {
+      if (log.#changed) await log.checkpoint()
+      if (found.syncFailed) unmarkSyncFailure(disk, directory)
+    } catch (error) {
+      log.#closeFiles()
+      throw error
+    }
     return log
   }
 
-  private constructor(options: LogOptions) {
+  private constructor(options: LogOptions, found: Recovered) {
     this.#options = options
     this.#disk = options.disk
     this.#config = options.config
     this.directory = options.directory
-    const found = recover(options.disk, options.files, options.directory, options.config.indexIntervalBytes)
     this.reports = found.reports
     for (const report of found.reports) options.onReport?.(report)
     this.#segments = found.segments
@@ -147,13 +165,16 @@ export class Log {
     this.#producers = found.producers
     this.#changed = found.durableOffset < found.endOffset || found.reports.length > 0
     // Found behind the checkpoint: written, perhaps not synced.
-    for (const segment of found.segments) if (this.#changed || segment === this.#active) this.#unsynced.add(segment)
+    for (const segment of found.segments) {
+      if (segment.baseOffset >= found.walkedFrom) this.#unsyncedIndexes.add(segment)
+      if (segment.baseOffset >= found.walkedFrom || segment === this.#active) this.#unsynced.add(segment)
+    }
     this.#commit = new GroupCommit(found.durableOffset, {
       clock: options.clock,
       endOffset: () => this.#endOffset,
       sync: () => this.#sync(),
       onDurable: offset => options.onDurable?.(offset),
-      onFailed: error => this.#fail(error),
+      onFailed: error => this.#syncFailed(error),
     })
   }
 
@@ -198,8 +219,8 @@ export class Log {
 
   /**
    * Appends one batch, which is patched in place: offset, and time if the log gives it. `trusted`: made in this process,
-   * its checksum need not be looked at. Throws CORRUPT_MESSAGE, INVALID_RECORD, MESSAGE_TOO_LARGE, DISK_FULL,
-   * STORAGE_FAILED and what the producer state refuses; then nothing is stored.
+   * its checksum need not be looked at. Throws CORRUPT_MESSAGE, INVALID_RECORD, UNSUPPORTED_COMPRESSION, MESSAGE_TOO_LARGE,
+   * DISK_FULL, STORAGE_FAILED and what the producer state refuses; then nothing is stored.
    */
   append(batch: Buffer, trusted = false): Appended {
     if (this.#failure !== null) throw this.#failure
@@ -213,7 +234,7 @@ export class Log {
     const base = this.#endOffset
     const last = base + count - 1
     if (!Number.isSafeInteger(last)) throw new SluiceError('STORAGE_FAILED', 'the partition has no more offsets')
-    patchOffset(batch, 0, base, 0)
+    patchOffset(batch, 0, base, LEADER_EPOCH)
     let appendTime = -1
     if (this.#config.appendTime) {
       appendTime = this.#options.clock.now()
@@ -234,18 +255,20 @@ export class Log {
   read(offset: number, bytesMax: number, limit = this.#endOffset): Buffer | Promise<Buffer> {
     if (offset < this.#startOffset || offset > this.#endOffset) throw this.#outOfRange(offset)
     if (offset >= limit) return EMPTY
-    const known = this.#places.get(offset)
-    const { segment, position } = known ?? this.#placeOf(offset)
+    const { segment, position, due } = this.#places.get(offset) ?? this.#placeOf(offset)
     const bytesWanted = Math.max(bytesMax, BATCH_HEADER_BYTES)
-    return this.#read({ segment, position, offset, limit, bytesWanted, fromStart: position === 0 })
+    return this.#read({ segment, position, due, offset, limit, bytesWanted, checked: false })
   }
 
   /** First offset whose record has at least this timestamp; -1 if there is none before `limit`. */
   async offsetForTime(timestamp: number, limit = this.#endOffset): Promise<number> {
     for (const segment of [...this.#segments]) {
       if (segment.maxTimestamp >= 0 && segment.maxTimestamp < timestamp) continue
-      let offset = Math.max(segment.offsetBefore(timestamp), this.#startOffset)
+      const hint = segment.timedBefore(timestamp)
+      let offset = hint?.lastOffset ?? segment.baseOffset
+      if (hint !== null && !(await this.#isTrue(hint, limit))) offset = segment.baseOffset
       while (offset < limit) {
+        offset = Math.max(offset, this.#startOffset)
         const batches = await this.read(offset, 256 * 1024, limit)
         if (batches.length === 0) return -1
         for (let at = 0; at < batches.length; at += batchBytes(batches, at)) {
@@ -280,8 +303,9 @@ export class Log {
 
   /** Makes `offset` the first offset there is and removes segments that lie wholly before it. Durable once resolved. */
   async deleteUntil(offset: number): Promise<void> {
+    if (this.#failure !== null) throw this.#failure
     if (offset < 0 || offset > this.#endOffset) throw this.#outOfRange(offset)
-    if (offset <= this.#startOffset) return
+    if (offset <= this.#startOffset) return this.checkpoint() // moved there already, perhaps not durably yet
     this.#startOffset = offset
     this.#changed = true
     // The new start is durable before a file goes: after a crash no half-deleted log is taken for a damaged one.
@@ -294,18 +318,24 @@ export class Log {
     this.#places.clear()
     for (const segment of removed) {
       this.#unsynced.delete(segment)
-      segment.remove()
+      this.#unsyncedIndexes.delete(segment)
+    }
+    try {
+      for (const segment of removed) segment.remove()
+    } catch (error) {
+      throw this.#refusal(error) // what is left goes at the next start
     }
   }
 
   /** Removes segments that are too old or too many. `limit`: not beyond it. Resolves with the number of segments removed. */
   async enforceRetention(now: number, limit: number): Promise<number> {
+    if (this.#failure !== null) throw this.#failure
     const { retentionMs, retentionBytes } = this.#config
     const segments = this.#segments
     const expired = (segment: Segment): boolean =>
       retentionMs >= 0 && segment.maxTimestamp >= 0 && segment.maxTimestamp + retentionMs < now
     // An active segment that is expired as a whole is closed, so that a silent topic becomes empty in the end.
-    if (this.#active.size > 0 && expired(this.#active) && limit === this.#endOffset) this.#roll()
+    if (this.#active.size > 0 && expired(this.#active) && limit === this.#endOffset) this.roll()
     let excess = retentionBytes < 0 ? 0 : this.bytes - retentionBytes
     let until = this.#startOffset
     for (let index = 0; index < segments.length && segments[index] !== this.#active; index++) {
@@ -345,6 +375,11 @@ export class Log {
     const closed = new SluiceError('CLOSED', 'the log is closed')
     this.#commit.stop(closed)
     this.#failure = closed
+    this.#closed = true
+    this.#closeFiles()
+  }
+
+  #closeFiles(): void {
     for (const segment of this.#segments) this.#options.files.close(segment.path)
   }
 
@@ -357,6 +392,14 @@ export class Log {
       const count = recordCount(batch, 0)
       if (count < 1 || count !== lastOffsetDelta(batch, 0) + 1) {
         throw new SluiceError('INVALID_RECORD', `a batch of ${count} records spans ${lastOffsetDelta(batch, 0) + 1} offsets`)
+      }
+      const compression = compressionOf(batch, 0)
+      if (compression > COMPRESSION_MAX) {
+        throw new SluiceError('UNSUPPORTED_COMPRESSION', `there is no compression with number ${compression}`, { compression })
+      }
+      if (isControl(batch, 0)) throw new SluiceError('INVALID_RECORD', 'a control batch can only be written by the broker')
+      if (producerId(batch, 0) >= 0 && (producerEpoch(batch, 0) < 0 || baseSequence(batch, 0) < 0)) {
+        throw new SluiceError('INVALID_RECORD', 'a batch with a producer id needs an epoch and a sequence')
       }
     }
     if (batch.length > this.#config.batchBytesMax) {
@@ -395,7 +438,15 @@ export class Log {
       return this.#fail(second)
     }
     if (!error.isFull) return this.#fail(error)
-    return new SluiceError('DISK_FULL', `no room on the disk for ${this.#active.path}`, { file: this.#active.path }, error)
+    return this.#refusal(error)
+  }
+
+  /** What a caller is told of an operation that failed and left the log usable. */
+  #refusal(error: unknown): Error {
+    if (!(error instanceof DiskError)) return error as Error
+    const { path } = error
+    if (error.isFull) return new SluiceError('DISK_FULL', `no room on the disk for ${path}`, { file: path }, error)
+    return new SluiceError('STORAGE_FAILED', `${path}: ${error.message}`, { file: path, directory: this.directory }, error)
   }
 
   #isFull(bytes: number, last: number): boolean {
@@ -413,6 +464,7 @@ export class Log {
   #roll(): void {
     const next = Segment.create(this.#disk, this.#options.files, this.directory, this.#endOffset)
     this.#active.seal()
+    this.#unsyncedIndexes.add(this.#active)
     this.#directoryUnsynced = true
     this.#segments = [...this.#segments, next]
     this.#active = next
@@ -453,18 +505,33 @@ export class Log {
       producers: this.#producers.count,
     }
     const snapshot = checkpoint.producers > 0 ? this.#producers.encode() : null
+    const indexes = new Set([...this.#unsyncedIndexes, active])
     this.#changed = false
     this.#bytesSinceCheckpoint = 0
     try {
       await this.flush(checkpoint.offset)
       if (snapshot !== null) await writeSnapshot(this.#disk, this.directory, checkpoint.offset, snapshot)
-      await active.syncIndexes()
+      // Of what lies before a checkpoint nothing is walked again: its indexes have to be durable too.
+      for (const segment of indexes) {
+        await segment.syncIndexes()
+        this.#unsyncedIndexes.delete(segment)
+      }
       await writeCheckpoint(this.#disk, this.directory, checkpoint)
+      // No later sync makes up for this one: what it should have covered may be the entry of a segment.
+      await this.#disk.syncDirectory(this.directory).catch(error => {
+        throw this.#syncFailed(error)
+      })
       removeSnapshotsBefore(this.#disk, this.directory, checkpoint.offset)
     } catch (error) {
       this.#changed = true
-      throw error
+      throw this.#refusal(error)
     }
+  }
+
+  /** The page cache may hold now what will never get to the disk: the next start must know. */
+  #syncFailed(error: unknown): SluiceError {
+    if (this.#failure === null) markSyncFailure(this.#disk, this.directory)
+    return this.#fail(error)
   }
 
   #fail(error: unknown): SluiceError {
@@ -492,7 +559,16 @@ export class Log {
       else high = middle
     }
     const segment = segments[low]
-    return { segment, position: segment.positionBefore(offset) }
+    const indexed = segment.indexedBefore(offset)
+    if (indexed === null) return startOf(segment)
+    return { segment, position: indexed.position, due: { baseOffset: -1, lastOffset: indexed.lastOffset } }
+  }
+
+  /** Whether what a time index says is so. */
+  async #isTrue(hint: { timestamp: number; lastOffset: number }, limit: number): Promise<boolean> {
+    if (hint.lastOffset < this.#startOffset || hint.lastOffset >= limit) return false
+    const batches = await this.read(hint.lastOffset, BATCH_HEADER_BYTES, limit)
+    return lastOffset(batches, 0) === hint.lastOffset && maxTimestamp(batches, 0) === hint.timestamp
   }
 
   #endOfSegment(segment: Segment): number {
@@ -529,14 +605,15 @@ export class Log {
 
   /** Bytes where the request stands now, in the next segment if this one is at its end. */
   #bytesAt(request: ReadRequest): Uint8Array | Promise<Uint8Array> {
+    if (this.#closed) throw this.#failure
+    if (request.segment.baseOffset > request.offset) {
+      const { baseOffset } = request.segment
+      throw this.#damage(request, 0, `offsets before ${baseOffset} are missing`, baseOffset)
+    }
     while (request.position >= request.segment.size) {
-      const index = this.#segments.indexOf(request.segment)
-      const next = this.#segments[index + 1]
-      if (index < 0 || next === undefined || next.baseOffset > request.offset) {
-        throw this.#damage(request, 0, `the file ends before offset ${request.offset}`)
-      }
-      request.segment = next
-      request.position = 0
+      const next = this.#segments[this.#segments.indexOf(request.segment) + 1]
+      if (next === undefined || next.baseOffset > request.offset) this.#locate(request, 0, 'the file ends here')
+      else Object.assign(request, startOf(next))
     }
     const available = request.segment.size - request.position
     return request.segment.file.read(request.position, Math.min(request.bytesWanted, available))
@@ -544,47 +621,55 @@ export class Log {
 
   /** Takes from bytes that were read what is wanted; null if there is more to read first. */
   #take(request: ReadRequest, bytes: Buffer, trusted: boolean): Buffer | null {
-    const selection = selectBatches(bytes, trusted, request.offset, request.limit)
+    const selection = selectBatches(bytes, trusted, request.offset, request.limit, request.due)
     switch (selection.kind) {
       case 'found':
         this.#remember(selection.next, request.segment, request.position + selection.end)
         return bytes.subarray(selection.start, selection.end)
-      case 'limit':
-        return EMPTY
       case 'more':
-        if (selection.skip === 0 && bytes.length >= Math.min(request.bytesWanted, request.segment.size - request.position)) {
-          const end = request.position + Math.max(selection.needed, bytes.length + 1)
-          if (end > request.segment.size) return this.#stepOver(request, 0, 'the file ends inside a batch')
-        }
+        if (selection.skip === 0) return this.#takeLonger(request, bytes, selection.needed)
         request.position += selection.skip
+        request.due = selection.due
         request.bytesWanted = Math.max(request.bytesWanted, selection.needed)
         return null
       case 'damaged':
-        return this.#stepOver(request, selection.at, selection.wrong)
+        return this.#locate(request, selection.at, selection.wrong)
     }
   }
 
+  /** The bytes at hand end inside the first batch. */
+  #takeLonger(request: ReadRequest, bytes: Buffer, needed: number): Buffer | null {
+    const { segment, position } = request
+    const available = segment.size - position
+    if (needed > available) return this.#locate(request, 0, 'the file ends inside a batch')
+    const asked = Math.min(request.bytesWanted, available)
+    request.bytesWanted = Math.max(request.bytesWanted, needed)
+    if (bytes.length >= asked) return null
+    // Not at hand in one piece: asking again would bring the same.
+    const whole = readFully(segment.file, position, needed)
+    return whole.length < needed ? this.#locate(request, 0, 'the file ends inside a batch') : this.#take(request, whole, false)
+  }
+
   /**
-   * Something is wrong before the wanted offset was reached. An index may have pointed beside a batch: look again from the start of
-   * the segment. Otherwise the bytes are damaged: go on behind them, unless the wanted offset is among what is lost.
+   * Something is not as it should be before the wanted offset was reached. An index, or a header that was stepped over, may have led
+   * astray: the segment is looked through from its start. Throws CORRUPT_LOG if the offset is among what is lost.
    */
-  #stepOver(request: ReadRequest, at: number, wrong: string): null {
-    if (!request.fromStart) {
-      request.fromStart = true
-      request.position = 0
-      return null
-    }
+  #locate(request: ReadRequest, at: number, wrong: string): null {
+    if (request.checked) throw this.#damage(request, at, wrong)
     const { segment, offset } = request
-    const position = request.position + at
-    const found = findBatch(segment.file, position + 1, segment.baseOffset, Number.MAX_SAFE_INTEGER)
-    if (found === null || found.baseOffset > offset) throw this.#damage(request, at, wrong, found?.baseOffset)
-    request.position = found.position
+    if (segment.removed) throw this.#outOfRange(offset)
+    const located = locate(segment.file, segment.baseOffset, this.#endOfSegment(segment), offset)
+    request.position = located.position
+    if (located.kind === 'lost') throw this.#damage(request, 0, located.wrong, located.resumeOffset)
+    request.due = { baseOffset: located.baseOffset, lastOffset: -1 }
+    request.checked = true
     return null
   }
 
   #remember(offset: number, segment: Segment, position: number): void {
+    if (segment.removed) return
     this.#places.delete(offset)
-    this.#places.set(offset, { segment, position })
+    this.#places.set(offset, { segment, position, due: { baseOffset: offset, lastOffset: -1 } })
     if (this.#places.size > PLACES_REMEMBERED) this.#places.delete(this.#places.keys().next().value!)
   }
 
@@ -620,3 +705,9 @@ export class Log {
     )
   }
 }
+
+const startOf = (segment: Segment): Place => ({
+  segment,
+  position: 0,
+  due: { baseOffset: segment.baseOffset, lastOffset: -1 },
+})

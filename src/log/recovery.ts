@@ -8,13 +8,18 @@
  *
  * Nothing is ever thrown away that could be somebody's data: bytes with good batches behind the damage are set aside in a
  * file of their own (`….log.cut-POSITION`, `….log.orphan`) and reported.
+ *
+ * After a failed sync the page cache and the disk may differ for good, and a later sync that succeeds says nothing about what the failed
+ * one should have written (https://wiki.postgresql.org/wiki/Fsync_Errors). The log leaves a mark then, and whatever is not known to be
+ * durable is copied into new files before it is believed. A power cut may take the mark, but takes the page cache with it.
  */
 
-import type { Disk, DiskFile } from '../lib/disk.ts'
+import { type Disk, DiskError, type DiskFile } from '../lib/disk.ts'
 import { lastOffset, baseOffset, producerId } from '../record/batch.ts'
-import { type Checkpoint, readCheckpoint } from './checkpoint.ts'
+import { type Checkpoint, CHECKPOINT_NAME, readCheckpoint } from './checkpoint.ts'
 import type { OpenFiles } from './open-files.ts'
 import { ProducerState, readSnapshot, snapshotOffsets } from './producer-state.ts'
+import { locate } from './salvage.ts'
 import { findBatch, scan } from './scan.ts'
 import { Segment, segmentName, segmentOffset } from './segment.ts'
 
@@ -103,6 +108,10 @@ export interface Recovered {
   readonly durableOffset: number
   readonly producers: ProducerState
   readonly reports: RecoveryReport[]
+  /** Segments with this base offset and later ones may hold what is not durable; before it nothing was looked at. */
+  readonly walkedFrom: number
+  /** A mark of a failed sync was found; to be taken away once everything is durable. */
+  readonly syncFailed: boolean
 }
 
 interface Walk {
@@ -113,13 +122,37 @@ interface Walk {
   readonly reports: RecoveryReport[]
 }
 
-/** Opens the log in `directory`, making it if it is empty. Throws DiskError. */
-export function recover(disk: Disk, files: OpenFiles, directory: string, indexIntervalBytes: number): Recovered {
+/** Opens the log in `directory`, making it if it is empty. Rejects with DiskError. */
+export async function recover(
+  disk: Disk,
+  files: OpenFiles,
+  directory: string,
+  indexIntervalBytes: number,
+): Promise<Recovered> {
   disk.makeDirectory(directory)
   const names = new Set(disk.list(directory))
-  const checkpoint = readCheckpoint(disk, directory)
-  const startOffset = checkpoint?.startOffset ?? 0
+  try {
+    return await recoverFiles(disk, files, directory, indexIntervalBytes, names)
+  } catch (error) {
+    for (const name of names) files.close(`${directory}/${name}`)
+    throw error
+  }
+}
+
+async function recoverFiles(
+  disk: Disk,
+  files: OpenFiles,
+  directory: string,
+  indexIntervalBytes: number,
+  names: Set<string>,
+): Promise<Recovered> {
   const walk: Walk = { disk, directory, indexIntervalBytes, producers: new ProducerState(), reports: [] }
+  const found = readCheckpoint(disk, directory)
+  if (found === 'damaged') reportCheckpoint(walk)
+  const checkpoint = found === 'damaged' ? null : found
+  const startOffset = checkpoint?.startOffset ?? 0
+  const syncFailed = names.has(SYNC_FAILED)
+  if (syncFailed) await rewriteFrom(walk, names, checkpoint?.segment ?? 0)
   const segments = listSegments(walk, files, names, startOffset)
   const known = checkpoint ?? beginning(segments)
   const producersFrom = loadProducers(walk, names, known)
@@ -127,16 +160,19 @@ export function recover(disk: Disk, files: OpenFiles, directory: string, indexIn
   const kept = segments.filter(segment => segment.baseOffset < known.segment)
   const current = segments.find(segment => segment.baseOffset === known.segment)
   replayProducers(walk, [...kept, ...(current === undefined ? [] : [current])], producersFrom, known)
-  let endOffset = walkFirst(walk, kept, current, known)
+  let endOffset = await walkFirst(walk, kept, current, known)
   if (current === undefined && known.position > 0) reportMissing(walk, known)
   for (const segment of segments) {
     if (segment.baseOffset <= known.segment) continue
-    endOffset = walkLater(walk, kept, segment, endOffset)
+    endOffset = await walkLater(walk, kept, segment, endOffset)
   }
-  // Nothing, or nothing that ends at endOffset: the log goes on in a new segment.
+  // Closed before the crash, but their index entries went with it.
+  for (const segment of kept.slice(0, -1)) if (segment.baseOffset >= known.segment) segment.seal()
+  // Nothing, or nothing that is known to end at endOffset: the log goes on in a new segment.
   const last = kept.at(-1)
-  if (last === undefined || walk.reports.some(report => report.case === 'short-file')) {
-    if (last?.baseOffset !== endOffset) kept.push(Segment.create(disk, files, directory, endOffset))
+  const isShort = walk.reports.some(report => report.case === 'short-file')
+  if (last === undefined || last.baseOffset < known.segment || (isShort && last.baseOffset !== endOffset)) {
+    kept.push(Segment.create(disk, files, directory, endOffset))
   }
   return {
     segments: kept,
@@ -145,10 +181,12 @@ export function recover(disk: Disk, files: OpenFiles, directory: string, indexIn
     durableOffset: Math.min(known.offset, endOffset),
     producers: walk.producers,
     reports: walk.reports,
+    walkedFrom: known.segment,
+    syncFailed,
   }
 }
 
-/** The segments that still count, and the removal of what a crash left of those deleted. */
+/** The segments that still count. What a crash left of others is removed. */
 function listSegments(walk: Walk, files: OpenFiles, names: Set<string>, startOffset: number): Segment[] {
   const { disk, directory } = walk
   const offsets = [...names].map(segmentOffset).filter(offset => offset >= 0)
@@ -160,6 +198,11 @@ function listSegments(walk: Walk, files: OpenFiles, names: Set<string>, startOff
     if (index + 1 < offsets.length && offsets[index + 1] <= startOffset) segment.remove()
     else segments.push(segment)
   }
+  for (const name of names) {
+    const log = /^(\d{20})\.(index|timeindex)$/.exec(name)?.[1]
+    // It would be taken for that of a new segment with the same name.
+    if (log !== undefined && !names.has(`${log}.log`)) disk.remove(`${directory}/${name}`)
+  }
   return segments
 }
 
@@ -170,13 +213,13 @@ const beginning = (segments: readonly Segment[]): Checkpoint => {
 }
 
 /** Walks the segment in which the checkpoint lies, from there on. Returns the offset that is due next. */
-function walkFirst(walk: Walk, kept: Segment[], segment: Segment | undefined, known: Checkpoint): number {
+async function walkFirst(walk: Walk, kept: Segment[], segment: Segment | undefined, known: Checkpoint): Promise<number> {
   if (segment === undefined) return known.offset
   segment.cutIndexes(known.position)
   if (known.position > 0) segment.restoreMaxTimestamp(known.maxTimestamp, known.maxTimestampOffset)
   kept.push(segment)
   if (segment.size < known.position) {
-    settle(walk, segment, { short: true, misplaced: false, damaged: false, goodBehind: false }, {
+    await settle(walk, segment, { short: true, misplaced: false, damaged: false, goodBehind: false }, {
       position: segment.size,
       bytes: known.position - segment.size,
       what: `the file ends at ${segment.size}, ${known.position} bytes were durable`,
@@ -186,9 +229,9 @@ function walkFirst(walk: Walk, kept: Segment[], segment: Segment | undefined, kn
   return walkBatches(walk, segment, known.position, known.offset)
 }
 
-function walkLater(walk: Walk, kept: Segment[], segment: Segment, due: number): number {
+async function walkLater(walk: Walk, kept: Segment[], segment: Segment, due: number): Promise<number> {
   if (segment.baseOffset !== due) {
-    settle(walk, segment, { short: false, misplaced: true, damaged: false, goodBehind: false }, {
+    await settle(walk, segment, { short: false, misplaced: true, damaged: false, goodBehind: false }, {
       position: 0,
       bytes: segment.size,
       what: `it begins at offset ${segment.baseOffset}, the one before ended at ${due}`,
@@ -200,7 +243,7 @@ function walkLater(walk: Walk, kept: Segment[], segment: Segment, due: number): 
   return walkBatches(walk, segment, 0, due)
 }
 
-function walkBatches(walk: Walk, segment: Segment, position: number, due: number): number {
+async function walkBatches(walk: Walk, segment: Segment, position: number, due: number): Promise<number> {
   const file = segment.file
   let wrong: string | null = null
   let end = position
@@ -217,7 +260,7 @@ function walkBatches(walk: Walk, segment: Segment, position: number, due: number
     end = found.position + found.batchBytes
   }
   const goodBehind = wrong !== null && findBatch(file, end, next, Number.MAX_SAFE_INTEGER) !== null
-  settle(walk, segment, { short: false, misplaced: false, damaged: wrong !== null, goodBehind }, {
+  await settle(walk, segment, { short: false, misplaced: false, damaged: wrong !== null, goodBehind }, {
     position: end,
     bytes: segment.size - end,
     what: wrong ?? '',
@@ -226,19 +269,19 @@ function walkBatches(walk: Walk, segment: Segment, position: number, due: number
 }
 
 /** Does what the case asks for. */
-function settle(
+async function settle(
   walk: Walk,
   segment: Segment,
   facts: CrashFacts,
   found: { position: number; bytes: number; what: string },
-): void {
+): Promise<void> {
   const crashCase = crashCaseOf(facts)
   switch (crashCase.action) {
     case 'keep':
     case 'restart':
       break
     case 'cut-aside':
-      setAside(walk.disk, segment.file, found.position)
+      await setAside(walk, segment.file, found.position)
       segment.truncate(found.position)
       break
     case 'cut':
@@ -260,8 +303,15 @@ function settle(
   })
 }
 
-function setAside(disk: Disk, file: DiskFile, position: number): void {
-  const copy = disk.open(`${file.path}.cut-${position}`, 'create')
+/** Durable once resolved: the original is cut after that. */
+async function setAside(walk: Walk, file: DiskFile, position: number): Promise<void> {
+  await copyFrom(walk.disk, file, position, `${file.path}.cut-${position}`)
+  await walk.disk.syncDirectory(walk.directory)
+}
+
+/** Copies what a file holds from `position` on. The bytes of the copy are durable once resolved. */
+async function copyFrom(disk: Disk, file: DiskFile, position: number, path: string): Promise<void> {
+  const copy = disk.open(path, 'create')
   try {
     for (let from = position; from < file.size(); ) {
       const piece = file.readNow(from, 1024 * 1024)
@@ -269,9 +319,53 @@ function setAside(disk: Disk, file: DiskFile, position: number): void {
       copy.write(piece, from - position)
       from += piece.length
     }
+    await copy.sync()
   } finally {
     copy.close()
   }
+}
+
+/** Lies in the folder of a log after a failed sync, until the log has been opened again. */
+const SYNC_FAILED = 'sync-failed'
+const COPY = 'copy.tmp'
+
+/** To be called when a sync has failed. Does what it can. */
+export function markSyncFailure(disk: Disk, directory: string): void {
+  try {
+    disk.open(`${directory}/${SYNC_FAILED}`, 'create').close()
+  } catch (error) {
+    if (!(error instanceof DiskError)) throw error
+  }
+}
+
+export function unmarkSyncFailure(disk: Disk, directory: string): void {
+  disk.remove(`${directory}/${COPY}`)
+  disk.remove(`${directory}/${SYNC_FAILED}`)
+}
+
+/** Puts copies in the place of all segments from this base offset on, so that what the process sees is what the disk gets. */
+async function rewriteFrom(walk: Walk, names: Set<string>, base: number): Promise<void> {
+  const { disk, directory } = walk
+  for (const name of names) {
+    if (segmentOffset(name) < base) continue
+    const file = disk.open(`${directory}/${name}`, 'read')
+    try {
+      await copyFrom(disk, file, 0, `${directory}/${COPY}`)
+    } finally {
+      file.close()
+    }
+    disk.rename(`${directory}/${COPY}`, `${directory}/${name}`)
+  }
+  await disk.syncDirectory(directory)
+  const file = `${directory}/${SYNC_FAILED}`
+  const message = `${directory}: a sync failed when it was last open; what was not known to be durable was written again`
+  walk.reports.push({ case: 'sync-failed', severity: 'warning', file, position: 0, bytes: 0, message })
+}
+
+function reportCheckpoint(walk: Walk): void {
+  const file = `${walk.directory}/${CHECKPOINT_NAME}`
+  const message = `${file} is damaged: everything is walked, and deleted records that are still stored are back`
+  walk.reports.push({ case: 'damaged-checkpoint', severity: 'warning', file, position: 0, bytes: 0, message })
 }
 
 function reportMissing(walk: Walk, known: Checkpoint): void {
@@ -288,10 +382,13 @@ function reportMissing(walk: Walk, known: Checkpoint): void {
 
 /** Loads the newest good snapshot that is not newer than the checkpoint. Returns the offset from which batches are to be replayed. */
 function loadProducers(walk: Walk, names: Set<string>, known: Checkpoint): number {
-  if (known.producers === 0) return known.offset
-  for (const snapshot of snapshotOffsets(names).reverse()) {
+  const snapshots = snapshotOffsets(names).sort((a, b) => b - a)
+  for (const snapshot of snapshots) {
     if (snapshot > known.offset) walk.disk.remove(`${walk.directory}/${segmentName(snapshot, 'snapshot')}`)
-    else if (readSnapshot(walk.disk, walk.directory, snapshot, walk.producers)) return snapshot
+  }
+  if (known.producers === 0) return known.offset
+  for (const snapshot of snapshots) {
+    if (snapshot <= known.offset && readSnapshot(walk.disk, walk.directory, snapshot, walk.producers)) return snapshot
   }
   return 0
 }
@@ -303,7 +400,8 @@ function replayProducers(walk: Walk, segments: readonly Segment[], from: number,
     const next = segments[index + 1]
     if (next !== undefined && next.baseOffset <= from) continue
     const end = segment.baseOffset === known.segment ? Math.min(known.position, segment.size) : segment.size
-    for (const found of scan(segment.file, segment.positionBefore(from), end)) {
+    const located = locate(segment.file, segment.baseOffset, next?.baseOffset ?? known.offset, Math.max(from, segment.baseOffset))
+    for (const found of scan(segment.file, located.position, end)) {
       if (found.wrong !== null) break
       const base = baseOffset(found.bytes, found.at)
       if (base >= from && producerId(found.bytes, found.at) >= 0) walk.producers.note(found.bytes, found.at, base)

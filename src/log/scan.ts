@@ -61,20 +61,29 @@ export function* scan(file: DiskFile, position: number, end = file.size()): Gene
   }
 }
 
+export interface FoundBatch {
+  readonly position: number
+  readonly baseOffset: number
+  readonly lastOffset: number
+  readonly batchBytes: number
+}
+
 /**
- * Looks for the next whole batch after damage: the first position from `position` on where a good batch lies whose offsets are at
- * least `offsetMin` and below `offsetMax`. Null if there is none.
+ * Looks for the next whole batch after damage: the first position from `position` to `positionMax` where a good batch lies whose
+ * base offset is at least `offsetMin` and below `offsetMax`. Null if there is none.
  */
 export function findBatch(
   file: DiskFile,
   position: number,
   offsetMin: number,
   offsetMax: number,
-): { position: number; baseOffset: number; lastOffset: number } | null {
+  positionMax = Number.POSITIVE_INFINITY,
+): FoundBatch | null {
   const end = file.size()
-  for (let start = position; start + BATCH_HEADER_BYTES <= end; ) {
+  for (let start = position; start + BATCH_HEADER_BYTES <= end && start <= positionMax; ) {
     const window = readFully(file, start, Math.min(WINDOW_BYTES, end - start))
-    const last = window.length - BATCH_HEADER_BYTES
+    const last = Math.min(window.length - BATCH_HEADER_BYTES, positionMax - start)
+    if (last < 0) return null
     for (let at = 0; at <= last; at++) {
       // Cheap tests first: the magic, then a base offset in range, then the length, then the checksum.
       if (window[at + 16] !== 2) continue
@@ -85,14 +94,15 @@ export function findBatch(
       const batch = at + length <= window.length ? window : readFully(file, start + at, length)
       const batchAt = batch === window ? at : 0
       if (checkBatch(batch, batchAt, batch.length) !== null) continue
-      return { position: start + at, baseOffset: base, lastOffset: lastOffset(batch, batchAt) }
+      return { position: start + at, baseOffset: base, lastOffset: lastOffset(batch, batchAt), batchBytes: length }
     }
     start += last + 1
   }
   return null
 }
 
-function readFully(file: DiskFile, position: number, bytes: number): Buffer {
+/** As many bytes as asked for, or up to the end of the file, in one piece. */
+export function readFully(file: DiskFile, position: number, bytes: number): Buffer {
   const first = asBuffer(file.readNow(position, bytes))
   if (first.length >= bytes || first.length === 0) return first
   const whole = Buffer.allocUnsafeSlow(bytes)

@@ -46,6 +46,7 @@ export class Segment {
   #maxTimestampOffset = -1
   /** When the segment got its first batch, by the broker's clock; -1: not by this process. */
   firstAppend = -1
+  #removed = false
 
   constructor(disk: Disk, files: OpenFiles, directory: string, baseOffset: number, names: ReadonlySet<string>) {
     this.baseOffset = baseOffset
@@ -122,17 +123,24 @@ export class Segment {
     this.#bytesSinceEntry += batchBytes
   }
 
-  /** Where to start looking for `offset`: the position of a batch at or before it. */
-  positionBefore(offset: number): number {
+  /** The last batch that the offset index knows with a last offset of at most `offset`; null if there is none. To be verified. */
+  indexedBefore(offset: number): { position: number; lastOffset: number } | null {
     const relative = offset - this.baseOffset
     const entry = this.#offsets.findLast((bytes, at) => bytes.readInt32BE(at) <= relative)
-    return entry === null ? 0 : entry.readInt32BE(4)
+    if (entry === null) return null
+    const position = entry.readInt32BE(4)
+    if (position < 0 || position >= this.size) return null
+    return { position, lastOffset: this.baseOffset + entry.readInt32BE(0) }
   }
 
-  /** An offset before which every record is older than `timestamp`. */
-  offsetBefore(timestamp: number): number {
+  /**
+   * What the time index knows of the time just before `timestamp`: every record before `lastOffset`, the last of the batch with the
+   * largest timestamp so far, is older. Null if it knows nothing. To be verified.
+   */
+  timedBefore(timestamp: number): { timestamp: number; lastOffset: number } | null {
     const entry = this.#times.findLast((bytes, at) => readInt64(bytes, at) < timestamp)
-    return entry === null ? this.baseOffset : this.baseOffset + entry.readInt32BE(8)
+    if (entry === null) return null
+    return { timestamp: readInt64(entry, 0), lastOffset: this.baseOffset + entry.readInt32BE(8) }
   }
 
   /** Drops index entries that speak of the log from `position` on, and what is remembered of timestamps. */
@@ -161,25 +169,27 @@ export class Segment {
   /** No more appends: the time index gets its last entry, so that the largest timestamp is known without reading the log. */
   seal(): void {
     this.#noteTime()
-    this.flushIndexes()
-  }
-
-  flushIndexes(): void {
     this.#offsets.flush()
-    this.#times.flush()
+    // Without its last entry the index would make the segment older than it is, and retention would remove it too early.
+    if (!this.#times.flush()) this.#times.discard()
   }
 
   async syncIndexes(): Promise<void> {
-    await this.#offsets.sync()
-    await this.#times.sync()
+    if (!this.#removed) await this.#offsets.sync()
+    if (!this.#removed) await this.#times.sync()
   }
 
-  sync(): Promise<void> {
-    return this.file.sync()
+  async sync(): Promise<void> {
+    await this.file.sync()
+  }
+
+  get removed(): boolean {
+    return this.#removed
   }
 
   /** Removes the files. Reads under way are completed. */
   remove(): void {
+    this.#removed = true
     this.#files.close(this.path)
     for (const suffix of ['log', 'index', 'timeindex', 'snapshot', 'txnindex']) {
       this.#disk.remove(`${this.#directory}/${segmentName(this.baseOffset, suffix)}`)

@@ -4,6 +4,9 @@
  * The bytes begin with a batch (or with what an index took for one) and may end in the middle of another. Batches before the
  * one that holds the wanted offset are stepped over. Bytes that came from the disk are checked, batch by batch; bytes
  * from memory were checked when they came in.
+ *
+ * The checksum does not cover the base offset, nor is it looked at in batches that are stepped over. So the chain is checked too: each
+ * batch begins where the one before it ended, and the first one where whoever gave the place says.
  */
 
 import {
@@ -13,23 +16,31 @@ import {
   checkBatch,
   checkHeader,
   lastOffset,
+  leaderEpoch,
 } from '../record/batch.ts'
+
+/** The epoch that the log writes into every batch. Outside the checksum, so it is compared. */
+export const LEADER_EPOCH = 0
+
+/** What is known of the first batch, each -1 if it is not. */
+export interface Due {
+  readonly baseOffset: number
+  readonly lastOffset: number
+}
 
 export type Selection =
   /** Batches from `start` to `end`; the offset after them is `next`. */
   | { readonly kind: 'found'; readonly start: number; readonly end: number; readonly next: number }
-  /** Not in these bytes: go on `skip` bytes further, with at least `needed` bytes. */
-  | { readonly kind: 'more'; readonly skip: number; readonly needed: number }
-  /** The wanted offset begins at `limit` or later. */
-  | { readonly kind: 'limit' }
+  /** Not in these bytes: go on `skip` bytes further, where `due` is, with at least `needed` bytes. */
+  | { readonly kind: 'more'; readonly skip: number; readonly due: Due; readonly needed: number }
   /** No good batch at `at`. */
   | { readonly kind: 'damaged'; readonly at: number; readonly wrong: string }
 
-const LIMIT: Selection = { kind: 'limit' }
-
-export function selectBatches(bytes: Buffer, trusted: boolean, offset: number, limit: number): Selection {
+/** Batches from the one that holds `offset` on, none that begins at `limit` or later; `offset` is below `limit`. */
+export function selectBatches(bytes: Buffer, trusted: boolean, offset: number, limit: number, first: Due): Selection {
   let start = -1
-  let next = offset
+  let due = first
+  let next = first.baseOffset
   let at = 0
   let needed = BATCH_HEADER_BYTES
   while (bytes.length - at >= BATCH_HEADER_BYTES) {
@@ -38,21 +49,18 @@ export function selectBatches(bytes: Buffer, trusted: boolean, offset: number, l
       const length = batchBytes(bytes, at)
       const base = baseOffset(bytes, at)
       const last = lastOffset(bytes, at)
-      if (base >= limit) {
-        if (start < 0) return LIMIT
-        break
-      }
-      if (last < offset) {
+      if (next >= 0 ? base !== next : base > offset) wrong = `offset ${base} where ${next < 0 ? offset : next} is due`
+      else if (at === 0 && due.lastOffset >= 0 && last !== due.lastOffset) wrong = 'not the batch that the index speaks of'
+      else if (last < offset) {
         at += length
-        if (at > bytes.length) return { kind: 'more', skip: at, needed }
+        next = last + 1
+        due = { baseOffset: next, lastOffset: -1 }
         continue
-      }
-      if (at + length > bytes.length) {
+      } else if (base >= limit) break
+      else if (at + length > bytes.length) {
         needed = length
         break
-      }
-      if (start < 0 ? base > offset : base !== next) wrong = `offset ${base} where ${next} is due`
-      else if (!trusted) wrong = checkBatch(bytes, at, bytes.length)
+      } else if (!trusted) wrong = checkStored(bytes, at)
       if (wrong === null) {
         if (start < 0) start = at
         next = last + 1
@@ -65,5 +73,10 @@ export function selectBatches(bytes: Buffer, trusted: boolean, offset: number, l
     return { kind: 'damaged', at, wrong }
   }
   if (start >= 0) return { kind: 'found', start, end: at, next }
-  return { kind: 'more', skip: at, needed }
+  return { kind: 'more', skip: at, due, needed }
+}
+
+function checkStored(bytes: Buffer, at: number): string | null {
+  const epoch = leaderEpoch(bytes, at)
+  return epoch === LEADER_EPOCH ? checkBatch(bytes, at, bytes.length) : `leader epoch ${epoch}`
 }

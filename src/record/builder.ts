@@ -53,13 +53,13 @@ const varintBytes = (value: number): number => {
   return zigzag < 0x80 ? 1 : zigzag < 0x4000 ? 2 : zigzag < 0x200000 ? 3 : zigzag < 0x10000000 ? 4 : 5
 }
 
-/** Zigzag of a number beyond 32 bits, as a number. */
-const zigzagLong = (value: number): number => (value >= 0 ? value * 2 : -value * 2 - 1)
+/** A zigzag number is twice the magnitude, plus one if negative; kept apart, since twice 2^52 is not exact any more. */
+const magnitudeOf = (value: number): number => (value >= 0 ? value : -value - 1)
 
 const varlongBytes = (value: number): number => {
   if (value >= -0x40000000 && value < 0x40000000) return varintBytes(value)
   let bytes = 1
-  for (let rest = zigzagLong(value); rest >= 0x80; rest = Math.floor(rest / 0x80)) bytes++
+  for (let rest = Math.floor(magnitudeOf(value) / 0x40); rest > 0; rest = Math.floor(rest / 0x80)) bytes++
   return bytes
 }
 
@@ -227,11 +227,14 @@ function writeVarint(buffer: Buffer, start: number, value: number): number {
 function writeVarlong(buffer: Buffer, start: number, value: number): number {
   if (value >= -0x40000000 && value < 0x40000000) return writeVarint(buffer, start, value)
   let at = start
-  let rest = zigzagLong(value)
-  while (rest >= 0x80) {
-    buffer[at++] = (rest % 0x80) | 0x80
+  const magnitude = magnitudeOf(value)
+  let digit = (magnitude % 0x40) * 2 + (value < 0 ? 1 : 0)
+  let rest = Math.floor(magnitude / 0x40)
+  while (rest > 0) {
+    buffer[at++] = digit | 0x80
+    digit = rest % 0x80
     rest = Math.floor(rest / 0x80)
   }
-  buffer[at++] = rest
+  buffer[at++] = digit
   return at
 }

@@ -10,7 +10,7 @@
  * We write what the Java client writes: it reads no raw snappy and no LZ4 blocks that depend on each other.
  *
  * Invariant: nobody can make us allocate more than `bytesMax` (and a buffer of the codec's own) by sending a few bytes. The size
- * that a raw snappy block or an LZ4 frame unpacks to is known before it is unpacked; zlib and zstd stop at the bound.
+ * that a raw snappy block or an LZ4 frame unpacks to is known before it is unpacked; gzip and zstd stop at the bound.
  *
  * Everything is synchronous: a batch is small, and a thread pool would put its order at risk.
  */
@@ -40,6 +40,8 @@ export function compress(type: number, bytes: Uint8Array): Buffer {
 export function decompress(type: number, bytes: Uint8Array, bytesMax: number): Buffer {
   const codec = codecOf(type)
   try {
+    // Node 22 takes no bytes at all for an empty stream; no framing has an empty form.
+    if (bytes.length === 0) throw new Error('there are none')
     return codec.decompress(asBuffer(bytes), Math.min(bytesMax, constants.MAX_LENGTH))
   } catch (error) {
     const isTooLarge = error === tooLarge || (error as NodeJS.ErrnoException).code === 'ERR_BUFFER_TOO_LARGE'
@@ -270,44 +272,81 @@ function lz4BlockSize(bytes: Buffer, start: number, end: number): number {
   return size
 }
 
+const ZSTD_MAGIC = 0xfd2fb528
+/** The last hex digit is free. */
+const ZSTD_SKIPPABLE_MAGIC = 0x184d2a50
+/** Clients write one. Each costs a call however little it holds. */
+const ZSTD_FRAMES_MAX = 64
+
 const zstd: Codec = {
   name: 'zstd',
   compress: bytes => zstdCompressSync(bytes, { chunkSize: chunkSizeFor(bytes.length >>> 1) }),
   decompress(bytes, bytesMax) {
-    // Node stops after the first frame and does not say that there was more.
     const parts: Buffer[] = []
     let size = 0
-    let at = 0
-    do {
-      const { buffer, engine } = withinZlibBound(bytesMax - size, maxOutputLength =>
-        zstdWithInfo(bytes.subarray(at), { maxOutputLength, chunkSize: ZSTD_CHUNK_BYTES, info: true }),
+    for (let at = 0; at < bytes.length; ) {
+      const { end, declared } = parseZstd(bytes, at)
+      if (declared > bytesMax - size) throw tooLarge
+      const part = withinZlibBound(bytesMax - size, maxOutputLength =>
+        zstdDecompressSync(bytes.subarray(at, end), { maxOutputLength, chunkSize: chunkSizeFor(declared) }),
       )
-      parts.push(buffer)
-      size += buffer.length
-      at += engine.bytesWritten
+      parts.push(part)
       if (parts.length > ZSTD_FRAMES_MAX) throw new Error(`there are more than ${ZSTD_FRAMES_MAX} frames`)
-    } while (at < bytes.length)
+      size += part.length
+      at = end
+    }
     return parts.length === 1 ? parts[0] : Buffer.concat(parts, size)
   },
 }
 
-const ZSTD_CHUNK_BYTES = 128 * 1024
-/** Clients write one. Each costs a call however little it holds. */
-const ZSTD_FRAMES_MAX = 64
+/**
+ * Walks over a zstd frame to its end. Node does not say that there is something after the first frame, and up to version 22 not
+ * either that a frame is cut off: it gives back what it could read.
+ *
+ *     u32 magic | flags | [window] | [dictionary id] | [content size]
+ *     ( u24: last, type, size | block )* | [u32 checksum]
+ */
+function parseZstd(bytes: Buffer, start: number): { end: number; declared: number } {
+  const need = (end: number): number => {
+    if (end > bytes.length) throw new Error('a frame is cut off')
+    return end
+  }
+  let at = need(start + 4)
+  const magic = bytes.readUInt32LE(start)
+  if ((magic & ~0xf) >>> 0 === ZSTD_SKIPPABLE_MAGIC) {
+    need(at + 4)
+    return { end: need(at + 4 + bytes.readUInt32LE(at)), declared: 0 }
+  }
+  if (magic !== ZSTD_MAGIC) throw new Error('not a zstd frame')
+  need(at + 1)
+  const flags = bytes[at]
+  const isSingleSegment = (flags & 0x20) !== 0
+  const sizeBytes = [isSingleSegment ? 1 : 0, 2, 4, 8][flags >>> 6]
+  at += 1 + (isSingleSegment ? 0 : 1) + [0, 1, 2, 4][flags & 3]
+  need(at + sizeBytes)
+  const declared = zstdContentSize(bytes, at, sizeBytes)
+  at += sizeBytes
+  for (let isLast = false; !isLast; ) {
+    need(at + 3)
+    const header = bytes.readUIntLE(at, 3)
+    const isRepeated = ((header >>> 1) & 3) === 1
+    isLast = (header & 1) === 1
+    at = need(at + 3 + (isRepeated ? 1 : header >>> 3))
+  }
+  return { end: need(at + ((flags & 4) === 0 ? 0 : 4)), declared }
+}
 
-/** With `info` the result is the bytes and the engine that made them; the types of Node do not know it. */
-const zstdWithInfo = zstdDecompressSync as unknown as (
-  bytes: Buffer,
-  options: { maxOutputLength: number; chunkSize: number; info: true },
-) => { buffer: Buffer; engine: { bytesWritten: number } }
+/** 0 where the frame does not say. */
+function zstdContentSize(bytes: Buffer, at: number, sizeBytes: number): number {
+  if (sizeBytes === 0) return 0
+  if (sizeBytes === 8) return Number(bytes.readBigUInt64LE(at))
+  return bytes.readUIntLE(at, sizeBytes) + (sizeBytes === 2 ? 256 : 0)
+}
 
 /** zlib takes no bound below one byte. */
-function withinZlibBound<Result extends Buffer | { buffer: Buffer }>(
-  bytesMax: number,
-  run: (maxOutputLength: number) => Result,
-): Result {
+function withinZlibBound(bytesMax: number, run: (maxOutputLength: number) => Buffer): Buffer {
   const result = run(Math.max(1, bytesMax))
-  if ((Buffer.isBuffer(result) ? result : result.buffer).length > bytesMax) throw tooLarge
+  if (result.length > bytesMax) throw tooLarge
   return result
 }
 

@@ -18,6 +18,7 @@ import {
   compressionOf,
   hasAppendTime,
   isControl,
+  lastOffsetDelta,
   maxTimestamp,
   recordCount,
 } from './batch.ts'
@@ -47,6 +48,7 @@ export class RecordCursor {
   #position = 0
   #end = 0
   #baseOffset = 0
+  #lastOffsetDelta = 0
   #baseTimestamp = 0
   #appendTime = -1
   #varint = 0
@@ -69,6 +71,7 @@ export class RecordCursor {
     at = this.#long(at)
     this.timestamp = this.#appendTime >= 0 ? this.#appendTime : this.#baseTimestamp + this.#varint
     at = this.#int(at)
+    if (this.#varint < 0 || this.#varint > this.#lastOffsetDelta) throw this.#malformed('offset')
     this.offset = this.#baseOffset + this.#varint
     // key and value lengths are mostly one byte
     let length = bytes[at]
@@ -81,7 +84,7 @@ export class RecordCursor {
     }
     this.keyStart = at
     if (this.keyBytes > 0) at += this.keyBytes
-    if (at > end) throw this.#malformed('key')
+    if (at > end || this.keyBytes < -1) throw this.#malformed('key')
     length = bytes[at]
     if (length < 0x80) {
       at++
@@ -92,7 +95,7 @@ export class RecordCursor {
     }
     this.valueStart = at
     if (this.valueBytes > 0) at += this.valueBytes
-    if (at >= end) throw this.#malformed('value')
+    if (at >= end || this.valueBytes < -1) throw this.#malformed('value')
     at = this.#int(at)
     this.headerCount = this.#varint
     this.headersStart = at
@@ -103,10 +106,11 @@ export class RecordCursor {
 
   /** The headers of the current record, decoded. */
   headers(): [name: string, value: Buffer | null][] {
-    return readHeaders(this.bytes, this.headersStart, this.headerCount)
+    return readHeaders(this.bytes, this.headersStart, this.headerCount, this.#position)
   }
 
   #openBatch(): boolean {
+    if (this.#position !== this.#end) throw this.#malformed('bytes behind the last record')
     const batches = this.#batches
     const at = this.#nextBatch
     if (at >= batches.length) return false
@@ -117,6 +121,7 @@ export class RecordCursor {
     if (isControl(batches, at)) return true
     this.#remaining = recordCount(batches, at)
     this.#baseOffset = baseOffset(batches, at)
+    this.#lastOffsetDelta = lastOffsetDelta(batches, at)
     this.#baseTimestamp = baseTimestamp(batches, at)
     this.#appendTime = hasAppendTime(batches, at) ? maxTimestamp(batches, at) : -1
     const compression = compressionOf(batches, at)
@@ -158,16 +163,17 @@ export class RecordCursor {
       return start + 1
     }
     let at = start
-    let value = 0
-    let scale = 1
+    let magnitude = 0
+    let scale = 0.5
     let digit: number
     do {
       if (at >= this.#end || at - start > 9) throw this.#malformed('varint')
       digit = this.bytes[at++]
-      value += (digit & 0x7f) * scale
+      // the lowest bit of the first digit is the sign
+      magnitude += (at - start === 1 ? digit & 0x7e : digit & 0x7f) * scale
       scale *= 0x80
     } while (digit >= 0x80)
-    this.#varint = value % 2 === 0 ? value / 2 : -(value + 1) / 2
+    this.#varint = (this.bytes[start] & 1) === 0 ? magnitude : -magnitude - 1
     return at
   }
 
@@ -179,8 +185,13 @@ export class RecordCursor {
   }
 }
 
-/** Decodes `count` headers that begin at `start`. Throws INVALID_RECORD. */
-export function readHeaders(bytes: Buffer, start: number, count: number): [name: string, value: Buffer | null][] {
+/** Decodes `count` headers that begin at `start` and lie before `end`. Throws INVALID_RECORD. */
+export function readHeaders(
+  bytes: Buffer,
+  start: number,
+  count: number,
+  end = bytes.length,
+): [name: string, value: Buffer | null][] {
   const headers: [string, Buffer | null][] = []
   let at = start
   const int = (): number => {
@@ -188,7 +199,7 @@ export function readHeaders(bytes: Buffer, start: number, count: number): [name:
     let shift = 0
     let byte: number
     do {
-      if (at >= bytes.length || shift > 28) throw malformedHeader()
+      if (at >= end || shift > 28) throw malformedHeader()
       byte = bytes[at++]
       value |= (byte & 0x7f) << shift
       shift += 7
@@ -196,7 +207,7 @@ export function readHeaders(bytes: Buffer, start: number, count: number): [name:
     return (value >>> 1) ^ -(value & 1)
   }
   const content = (length: number): Buffer => {
-    if (length > bytes.length - at) throw malformedHeader()
+    if (length > end - at) throw malformedHeader()
     at += length
     return bytes.subarray(at - length, at)
   }

@@ -34,7 +34,9 @@ export function createLogger(options: LoggerOptions): Logger {
   const write = (lineLevel: LogLevel, message: string, fields: LogFields = {}) => {
     if (!writes(lineLevel)) return
     const time = new Date(clock.now()).toISOString()
-    const flat = Object.entries(fields).flatMap(([name, value]) => flatten(name, value, lineLevel === 'error'))
+    const flat = Object.entries(fields).flatMap(([name, value]) =>
+      flatten(name, value, lineLevel === 'error'),
+    )
     if (format === 'json') {
       output.write(`${JSON.stringify({ time, level: lineLevel, message, ...Object.fromEntries(flat) })}\n`)
       return

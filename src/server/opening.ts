@@ -1,14 +1,25 @@
 /** Opens the queue that a set of options describes, for the server and for the commands that work on a directory. */
 
-import { Consumer, type ConsumerOptions } from '../delivery/consumer.ts'
-import { Producer } from '../delivery/producer.ts'
-import type { Sluice } from '../delivery/sluice.ts'
-import { type Flush, openLocalEngine } from '../engine/local.ts'
+import { type Flush, open, type RecoveryReport, type Sluice } from '../index.ts'
+import type { Clock } from '../lib/clock.ts'
 import type { ServeOptions } from './options.ts'
 
-export async function openSluice(options: ServeOptions, { autoCreateTopics }: { readonly autoCreateTopics: boolean }): Promise<Sluice> {
-  const engine = await openLocalEngine({ url: options.data, flush: flushOf(options), autoCreateTopics, defaultPartitions: options.partitions })
-  return { engine, producer: (o: object) => new Producer(o ?? {}, { engine }), consumer: (o: ConsumerOptions) => new Consumer(o, { engine }), close: () => engine.close(), [Symbol.asyncDispose]: () => engine.close() } as unknown as Sluice
+export interface OpeningOptions {
+  readonly autoCreateTopics: boolean
+  /** Told what recovery found and repaired. */
+  readonly onReport: (report: RecoveryReport) => void
+  readonly clock?: Clock
+}
+
+/** Rejects with what `open` rejects with. */
+export function openSluice(options: ServeOptions, opening: OpeningOptions): Promise<Sluice> {
+  return open({
+    url: options.data,
+    flush: flushOf(options),
+    defaultPartitions: options.partitions,
+    clientId: 'sluice',
+    ...opening,
+  })
 }
 
 function flushOf({ flush, flushMs, flushMessages }: ServeOptions): Flush {

@@ -116,7 +116,8 @@ export const optionTable = {
     section: 'Listeners',
     type: 'port',
     default: 'off',
-    meaning: 'Port for AMQP 0-9-1 (5672 by custom). Not served by this version: anything but `off` is refused.',
+    meaning:
+      'Port for AMQP 0-9-1 (5672 by custom). Not served by this version: anything but `off` is refused.',
   },
   insecure: {
     section: 'Listeners',
@@ -164,7 +165,8 @@ export const optionTable = {
     type: 'choice',
     choices: ['debug', 'info', 'warn', 'error', 'silent'],
     default: 'info',
-    meaning: 'Least severe log line that is written (to standard error). `debug` has one line for each request.',
+    meaning:
+      'Least severe log line that is written (to standard error). `debug` has one line for each request.',
   },
   'log-format': {
     section: 'Operation',

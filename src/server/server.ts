@@ -11,6 +11,7 @@
 
 import { PublishError } from '../delivery/published.ts'
 import type { Sluice } from '../delivery/sluice.ts'
+import { LocalEngine } from '../engine/local.ts'
 import { SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
 import { type Acknowledged, addEndpoints, type IncomingMessage } from './http/endpoints.ts'
@@ -54,7 +55,13 @@ export async function startServer(
 ): Promise<RunningServer> {
   checkExposure(options)
   checkListeners(options)
-  const sluice = await openSluice(options, { autoCreateTopics: options.autoCreateTopics })
+  const sluice = await openSluice(options, {
+    autoCreateTopics: options.autoCreateTopics,
+    clock,
+    onReport: ({ severity, message, ...report }) => {
+      log[severity === 'warning' ? 'warn' : 'info'](`recovery: ${message}`, report)
+    },
+  })
   try {
     const http = options.httpPort === 'off' ? undefined : mountHttp(options, sluice, log, clock)
     const address = http && addressOf(await http.listen(options.host, options.httpPort as number))
@@ -116,7 +123,8 @@ function mountHttp(options: ServeOptions, sluice: Sluice, log: Logger, clock: Cl
   const http = new HttpServer(options, log, metrics)
   const publish = publisher(sluice)
   addEndpoints(http.app, { engine, publish, clock, version, limits: options, draining: http.draining })
-  metrics.serve(http.app, { engine, version, connections: () => http.connections })
+  const stats = engine instanceof LocalEngine ? () => engine.broker.stats() : undefined
+  metrics.serve(http.app, { engine, version, stats, connections: () => http.connections })
   return http
 }
 

@@ -37,7 +37,11 @@ async function valuesOf(broker: Broker, topic: string, partition = 0): Promise<s
 }
 
 /** Lets virtual time pass until the promise is settled, or the machine is down. */
-async function runUntil<T>(clock: VirtualClock, promise: Promise<T>, stopped = (): boolean => false): Promise<T> {
+async function runUntil<T>(
+  clock: VirtualClock,
+  promise: Promise<T>,
+  stopped = (): boolean => false,
+): Promise<T> {
   let settled = false
   promise.then(
     () => {
@@ -55,7 +59,8 @@ async function runUntil<T>(clock: VirtualClock, promise: Promise<T>, stopped = (
 let disk: Disk
 let broker: Broker
 
-const open = (options: Partial<BrokerOptions> = {}): Promise<Broker> => Broker.open({ disk, path: 'data', ...options })
+const open = (options: Partial<BrokerOptions> = {}): Promise<Broker> =>
+  Broker.open({ disk, path: 'data', ...options })
 
 async function reopen(options: Partial<BrokerOptions> = {}): Promise<void> {
   await broker.close()
@@ -71,7 +76,11 @@ afterEach(() => broker.close())
 
 describe('topics', () => {
   it('are there after a restart with their id, partitions, configuration and records', async () => {
-    const made = await broker.createTopic({ name: 'orders', partitions: 3, config: { 'retention.ms': '1000' } })
+    const made = await broker.createTopic({
+      name: 'orders',
+      partitions: 3,
+      config: { 'retention.ms': '1000' },
+    })
     await append(broker, 'orders', 'a', 'b')
     await broker.addPartitions('orders', 4)
     await broker.alterTopic('orders', { 'segment.bytes': '2048', 'retention.ms': null })
@@ -270,7 +279,11 @@ describe('waiting readers', () => {
       ],
       { partitionBytesMax: 1024, waitMs: 60_000 },
     )
-    expect(results.map(result => result.error?.code)).toEqual([undefined, 'OFFSET_OUT_OF_RANGE', 'UNKNOWN_TOPIC'])
+    expect(results.map(result => result.error?.code)).toEqual([
+      undefined,
+      'OFFSET_OUT_OF_RANGE',
+      'UNKNOWN_TOPIC',
+    ])
   })
 })
 
@@ -301,7 +314,10 @@ describe('a data directory', () => {
   it('is opened by one at a time; the error names the holder, and the holder is not disturbed', async () => {
     const holder = await Broker.open({ disk: nodeDisk(), path: join(folder, 'data') })
     const second = Broker.open({ disk: nodeDisk(), path: join(folder, 'data') })
-    await expect(second).rejects.toMatchObject({ code: 'DIRECTORY_IN_USE', message: expect.stringContaining('this process') })
+    await expect(second).rejects.toMatchObject({
+      code: 'DIRECTORY_IN_USE',
+      message: expect.stringContaining('this process'),
+    })
     await holder.createTopic({ name: 'orders' })
     await holder.close()
     const third = await Broker.open({ disk: nodeDisk(), path: join(folder, 'data') })
@@ -319,12 +335,17 @@ describe('a data directory', () => {
   it('is refused if it is a file, or of a newer format', async () => {
     const file = join(folder, 'file')
     writeFileSync(file, '')
-    await expect(Broker.open({ disk: nodeDisk(), path: file })).rejects.toMatchObject({ code: 'NOT_A_DATA_DIRECTORY' })
+    await expect(Broker.open({ disk: nodeDisk(), path: file })).rejects.toMatchObject({
+      code: 'NOT_A_DATA_DIRECTORY',
+    })
     const newer = join(folder, 'newer')
     mkdirSync(newer)
     writeFileSync(join(newer, 'sluice.json'), JSON.stringify({ format: 99, id: 'x' }))
     const refused = Broker.open({ disk: nodeDisk(), path: newer })
-    await expect(refused).rejects.toMatchObject({ code: 'NOT_A_DATA_DIRECTORY', message: expect.stringContaining('99') })
+    await expect(refused).rejects.toMatchObject({
+      code: 'NOT_A_DATA_DIRECTORY',
+      message: expect.stringContaining('99'),
+    })
   })
 
   it('answers CLOSED once closed', async () => {

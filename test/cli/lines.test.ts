@@ -46,7 +46,13 @@ describe('readLines', () => {
 describe('lineReader', () => {
   const read = (options: Record<string, unknown>, line: string) => {
     const message = lineReader(new Invocation([], options))(Buffer.from(line))
-    return message && { ...message, key: message.key?.toString() ?? null, value: message.value?.toString() ?? null }
+    return (
+      message && {
+        ...message,
+        key: message.key?.toString() ?? null,
+        value: message.value?.toString() ?? null,
+      }
+    )
   }
 
   test('a line is the value, with what the flags say for all', () => {
@@ -63,7 +69,9 @@ describe('lineReader', () => {
 
   test('a separator parts key and value, at its first place', () => {
     expect(read({ keySeparator: '::' }, 'ann::1::2')).toMatchObject({ key: 'ann', value: '1::2' })
-    expect(() => read({ keySeparator: '::' }, 'ann:1')).toThrow(expect.objectContaining({ code: 'INVALID_RECORD' }))
+    expect(() => read({ keySeparator: '::' }, 'ann:1')).toThrow(
+      expect.objectContaining({ code: 'INVALID_RECORD' }),
+    )
   })
 
   test('a field, however deep, is the key; the value is the line as it is', () => {
@@ -96,6 +104,8 @@ describe('lineReader', () => {
     [{ header: ['x'] }],
     [{ keySeparator: '' }],
   ])('the flags %j contradict each other', options => {
-    expect(() => lineReader(new Invocation([], options))).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }))
+    expect(() => lineReader(new Invocation([], options))).toThrow(
+      expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
+    )
   })
 })

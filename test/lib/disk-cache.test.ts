@@ -85,6 +85,7 @@ describe('the cache forgets', () => {
 
   test('what is cut off', () => {
     file.truncate(4)
+    expect(isCached(file, 4)).toBe(false)
     append(file, Buffer.from('abc'))
     expect((file.read(0, 10) as Buffer).toString()).toBe('0123')
     expect((file.read(4, 10) as Buffer).toString()).toBe('abc')

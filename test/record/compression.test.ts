@@ -194,6 +194,16 @@ describe('a bomb', () => {
     expect(refusal(2, negative).message).toContain('malformed')
   })
 
+  test('of a zstd frame that declares its size is refused by the declaration', () => {
+    const frame = compress(4, short)
+    const lying = Buffer.concat([
+      frame.subarray(0, 4),
+      Buffer.from('e0ffffffffffffff00', 'hex'),
+      frame.subarray(6),
+    ])
+    expect(refusal(4, lying).message).toContain('more than')
+  })
+
   test('of very many frames is refused', () => {
     const empty = compress(4, Buffer.alloc(0))
     expect(refusal(4, Buffer.concat(Array(1_000).fill(empty))).message).toContain('frames')
@@ -221,6 +231,13 @@ describe('an lz4 frame', () => {
       expect(refusal(3, changed).message).toContain(reason)
     }
   })
+})
+
+test('a zstd frame to be skipped is skipped', () => {
+  const skippable = Buffer.from('5a2a4d1803000000616263', 'hex')
+  const packed = Buffer.concat([skippable, compress(4, short), skippable])
+  expect(decompress(4, packed, short.length).equals(short)).toBe(true)
+  expect(refusal(4, Buffer.concat([packed, skippable.subarray(0, 9)])).message).toContain('cut off')
 })
 
 test.each([0, 5, 6, 7, -1])('type %i does not exist', type => {

@@ -47,7 +47,11 @@ describe('publish', () => {
   test('when some of an array are refused, the answer says which', async () => {
     await using server = await TestServer.start()
     await server.post('/topic?topic=t', { config: { 'max.message.bytes': '1000' } })
-    const answer = await server.post('/publish?topic=t', [{ value: 'a' }, { value: 'x'.repeat(2000) }, { value: 'b' }])
+    const answer = await server.post('/publish?topic=t', [
+      { value: 'a' },
+      { value: 'x'.repeat(2000) },
+      { value: 'b' },
+    ])
     expect(answer).toMatchObject({
       status: 413,
       json: {
@@ -87,10 +91,18 @@ describe('publish', () => {
 
   test.each([
     ['/publish', { value: 1 }, refusal(400, 'INVALID_ARGUMENT', /^topic is missing$/)],
-    ['/publish?topic=t&partion=1', { value: 1 }, refusal(400, 'INVALID_ARGUMENT', /^partion is not known here$/)],
+    [
+      '/publish?topic=t&partion=1',
+      { value: 1 },
+      refusal(400, 'INVALID_ARGUMENT', /^partion is not known here$/),
+    ],
     ['/publish?topic=t', { vaule: 1 }, refusal(400, 'INVALID_ARGUMENT', /message\.vaule is not known/)],
     ['/publish?topic=t', {}, refusal(400, 'INVALID_ARGUMENT', /message\.value is missing/)],
-    ['/publish?topic=t', [{ value: 1 }, 7], refusal(400, 'INVALID_ARGUMENT', /messages\[1\] must be an object/)],
+    [
+      '/publish?topic=t',
+      [{ value: 1 }, 7],
+      refusal(400, 'INVALID_ARGUMENT', /messages\[1\] must be an object/),
+    ],
     ['/publish?topic=t', { value: 1, partition: -1 }, refusal(400, 'INVALID_ARGUMENT', /partition must be/)],
     ['/publish?topic=t', { value: 1, key: [] }, refusal(400, 'INVALID_ARGUMENT', /message\.key must be/)],
     ['/publish?topic=t', { value: 1, partition: 9 }, refusal(400, 'INVALID_PARTITION')],
@@ -223,7 +235,10 @@ describe('offset', () => {
       { group: 'g', topic: 't', partition: 1, offset: null, end: 1, lag: 1 },
     ])
     await server.post('/offset?group=g&topic=t&partition=0', { offset: 2 })
-    expect((await server.get('/offset?group=g&topic=t&partition=0')).json).toMatchObject({ offset: 2, lag: 0 })
+    expect((await server.get('/offset?group=g&topic=t&partition=0')).json).toMatchObject({
+      offset: 2,
+      lag: 0,
+    })
   })
 
   test.each([
@@ -245,7 +260,9 @@ describe('offset', () => {
 describe('topic', () => {
   test('create, list, describe, delete', async () => {
     await using server = await TestServer.start()
-    const created = await server.post('/topic?topic=orders&partitions=2', { config: { 'retention.ms': '60000' } })
+    const created = await server.post('/topic?topic=orders&partitions=2', {
+      config: { 'retention.ms': '60000' },
+    })
     expect(created).toMatchObject({
       status: 201,
       json: {
@@ -275,7 +292,9 @@ describe('topic', () => {
 describe('the listener', () => {
   test('an unknown path and an unknown method are refused by name', async () => {
     await using server = await TestServer.start()
-    expect(await server.get('/nothing?x=1')).toEqual(refusal(404, 'UNKNOWN_ENDPOINT', /^there is no GET \/nothing$/))
+    expect(await server.get('/nothing?x=1')).toEqual(
+      refusal(404, 'UNKNOWN_ENDPOINT', /^there is no GET \/nothing$/),
+    )
     expect(await server.send('PUT', '/publish?topic=t')).toEqual(refusal(404, 'UNKNOWN_ENDPOINT'))
   })
 
@@ -344,6 +363,10 @@ describe('metrics', () => {
     )
     expect(metrics).toMatch(/sluice_partition_bytes\{topic="t",partition="0"\} [1-9]/)
     expect(metrics).toMatch(/sluice_connections [1-9]/)
+    expect(metrics).toContain('sluice_messages_in_total{topic="t"} 2')
+    expect(metrics).toMatch(/sluice_bytes_in_total\{topic="t"\} [1-9]/)
+    expect(metrics).toContain('# TYPE sluice_sync_duration_seconds summary')
+    expect(metrics).toMatch(/\nsluice_sync_duration_seconds_count \d+\n/)
     expect(metrics).toContain('# TYPE process_cpu_seconds_total counter')
   })
 

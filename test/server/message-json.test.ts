@@ -8,7 +8,7 @@ import {
   textJson,
   valueFromJson,
   valueJson,
-} from '../../src/server/http/message-json.ts'
+} from '../../src/server/message-json.ts'
 
 const toBytes = (content: Uint8Array | string | null) =>
   content === null ? null : Buffer.from(content as string)
@@ -22,7 +22,8 @@ describe('going out', () => {
   })
 
   test('scalars, broken JSON and text are strings', () => {
-    for (const text of ['12', 'true', '"quoted"', '{broken', '[1,', 'plain', '']) expect(stored(text)).toBe(text)
+    for (const text of ['12', 'true', '"quoted"', '{broken', '[1,', 'plain', ''])
+      expect(stored(text)).toBe(text)
   })
 
   test('JSON that was stored over several lines stays on one', () => {

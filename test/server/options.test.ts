@@ -93,13 +93,13 @@ describe('configuration file', () => {
   test('a bad value is refused with file, line and range', async () => {
     const configPath = configFile('host: 127.0.0.1\n\nflush-ms: soon\n')
     const error = await refusal({ configPath })
-    expect(error.message).toBe(
-      `${configPath}:3: flush-ms: "soon" is not a whole number from 1 to 3600000`,
-    )
+    expect(error.message).toBe(`${configPath}:3: flush-ms: "soon" is not a whole number from 1 to 3600000`)
   })
 
   test('a list where one value belongs is refused', async () => {
-    expect((await refusal({ configPath: configFile('host: [a, b]\n') })).message).toContain(':1: host takes a single')
+    expect((await refusal({ configPath: configFile('host: [a, b]\n') })).message).toContain(
+      ':1: host takes a single',
+    )
   })
 
   test('what is not YAML is refused with its line', async () => {
@@ -111,7 +111,9 @@ describe('configuration file', () => {
 
   test('a file that holds no keys is refused, an empty one is not', async () => {
     expect((await refusal({ configPath: configFile('- a\n') })).code).toBe('INVALID_CONFIG')
-    expect(await resolveOptions({ configPath: configFile('# nothing yet\n') })).toMatchObject({ httpPort: 8080 })
+    expect(await resolveOptions({ configPath: configFile('# nothing yet\n') })).toMatchObject({
+      httpPort: 8080,
+    })
   })
 
   test('a missing file is refused', async () => {
@@ -145,7 +147,9 @@ describe('exposure', () => {
   test.each(['0.0.0.0', '::', '192.168.1.5', 'example.com', 'localhost.example.com', '1127.0.0.1'])(
     '%s is refused unless insecure is said',
     host => {
-      expect(() => checkExposure({ host, insecure: false })).toThrow(expect.objectContaining({ code: 'INSECURE' }))
+      expect(() => checkExposure({ host, insecure: false })).toThrow(
+        expect.objectContaining({ code: 'INSECURE' }),
+      )
       checkExposure({ host, insecure: true })
     },
   )

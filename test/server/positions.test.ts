@@ -1,12 +1,18 @@
 import { expect, test } from 'vitest'
-import { parseOffsetSpec, parsePosition } from '../../src/server/http/positions.ts'
+import { parseOffsetSpec, parsePosition } from '../../src/server/positions.ts'
 
 test.each([
   ['earliest', 'earliest'],
   ['latest', 'latest'],
   ['0', 0],
   ['120', 120],
-  ['0:120,3:88', new Map([[0, 120], [3, 88]])],
+  [
+    '0:120,3:88',
+    new Map([
+      [0, 120],
+      [3, 88],
+    ]),
+  ],
   ['2026-01-31T12:00:00Z', { time: Date.UTC(2026, 0, 31, 12) }],
   ['2026-01-31', { time: Date.UTC(2026, 0, 31) }],
 ])('%s is a position', (text, position) => {

@@ -47,10 +47,16 @@ export class TestServer implements AsyncDisposable {
     method: string,
     path: string,
     body?: unknown,
-    headers: Readonly<Record<string, string>> = body === undefined ? {} : { 'content-type': 'application/json' },
+    headers: Readonly<Record<string, string>> = body === undefined
+      ? {}
+      : { 'content-type': 'application/json' },
   ): Promise<Answer> {
     const text = typeof body === 'string' ? body : JSON.stringify(body)
-    const response = await fetch(this.url + path, { method, headers, ...(text === undefined ? {} : { body: text }) })
+    const response = await fetch(this.url + path, {
+      method,
+      headers,
+      ...(text === undefined ? {} : { body: text }),
+    })
     return { status: response.status, json: await response.json() }
   }
 

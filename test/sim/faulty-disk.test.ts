@@ -354,6 +354,22 @@ describe('a fault', () => {
     expect(await outcomes(seed => run(seed, true), look)).toEqual(new Set(['2']))
   })
 
+  test('a failed sync: the file may have grown or not, whatever is synced later', async () => {
+    const found = await outcomes(
+      async seed => {
+        const growing = await durable(seed, { a: sector('d').toString() })
+        const written = growing.open('a', 'write')
+        written.write(sector('1'), SECTOR_BYTES)
+        growing.failNext('sync')
+        await expect(finished(written.sync())).rejects.toThrow(DiskError)
+        await finished(written.sync())
+        return growing
+      },
+      growing => sectorsOf(contentOf(growing, 'a')),
+    )
+    expect(found).toEqual(new Set(['d', 'd.', 'd1']))
+  })
+
   test('a failed sync fails the others that wait for the same file', async () => {
     disk.faults.syncFailure = 1
     const calls = Promise.allSettled([file.sync(), file.sync(), file.sync()])

@@ -18,9 +18,9 @@ import type { CommitOffset, Engine, TopicDescription } from '../../engine/engine
 import { isSluiceError, SluiceError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { Header } from '../../record/builder.ts'
+import { headersFromJson, keyFromJson, valueFromJson } from '../message-json.ts'
+import { offsetAt, type Position, parsePosition } from '../positions.ts'
 import { disconnection } from './http-server.ts'
-import { headersFromJson, keyFromJson, valueFromJson } from './message-json.ts'
-import { offsetAt, type Position, parsePosition } from './positions.ts'
 import { type ReadAnswer, read } from './read.ts'
 
 /** A message on its way in, as bytes or text. */
@@ -86,7 +86,8 @@ function incomingMessage(json: unknown, what: string): IncomingMessage {
     throw invalid(`${what} must be an object with key, value, headers, partition`)
   }
   const unknown = Object.keys(json).find(field => !messageFields.includes(field))
-  if (unknown !== undefined) throw invalid(`${what}.${unknown} is not known; there are ${messageFields.join(', ')}`)
+  if (unknown !== undefined)
+    throw invalid(`${what}.${unknown} is not known; there are ${messageFields.join(', ')}`)
   const { key, value, headers, partition } = json as Record<string, unknown>
   if (partition !== undefined && !(Number.isInteger(partition) && (partition as number) >= 0)) {
     throw invalid(`${what}.partition must be a whole number from 0 on`)
@@ -212,22 +213,26 @@ interface OffsetBody {
 function addOffset(app: FastifyInstance, { engine }: Backend): void {
   const offset = { type: 'integer', minimum: 0, maximum: Number.MAX_SAFE_INTEGER }
   const place = { group: name, topic: name, partition }
-  app.get<{ Querystring: OffsetQuery }>('/offset', { schema: query(place, ['group', 'topic']) }, async request => {
-    const { group, topic } = request.query
-    const { partitions } = await describe(engine, topic)
-    const wanted = await partitionsAsked(engine, topic, request.query.partition, undefined)
-    const committed = await engine.committed(
-      group,
-      wanted.map(number => ({ topic, partition: number })),
-    )
-    const rows = wanted.map(number => {
-      const { startOffset, endOffset } = partitions[number]
-      const commit = committed.find(entry => entry.partition === number)
-      const lag = endOffset - Math.max(startOffset, commit?.offset ?? startOffset)
-      return { group, topic, partition: number, offset: commit?.offset ?? null, end: endOffset, lag }
-    })
-    return request.query.partition === undefined ? rows : rows[0]
-  })
+  app.get<{ Querystring: OffsetQuery }>(
+    '/offset',
+    { schema: query(place, ['group', 'topic']) },
+    async request => {
+      const { group, topic } = request.query
+      const { partitions } = await describe(engine, topic)
+      const wanted = await partitionsAsked(engine, topic, request.query.partition, undefined)
+      const committed = await engine.committed(
+        group,
+        wanted.map(number => ({ topic, partition: number })),
+      )
+      const rows = wanted.map(number => {
+        const { startOffset, endOffset } = partitions[number]
+        const commit = committed.find(entry => entry.partition === number)
+        const lag = endOffset - Math.max(startOffset, commit?.offset ?? startOffset)
+        return { group, topic, partition: number, offset: commit?.offset ?? null, end: endOffset, lag }
+      })
+      return request.query.partition === undefined ? rows : rows[0]
+    },
+  )
   const body = {
     // null: no body
     type: ['object', 'null'],
@@ -252,7 +257,11 @@ function offsetsToCommit(query: OffsetQuery, body: OffsetBody): CommitOffset[] {
   const { topic, partition } = query
   if (body.offsets !== undefined) {
     if (partition !== undefined) throw invalid('give either partition and offset, or a body with offsets')
-    return Object.entries(body.offsets).map(([number, offset]) => ({ topic, partition: Number(number), offset }))
+    return Object.entries(body.offsets).map(([number, offset]) => ({
+      topic,
+      partition: Number(number),
+      offset,
+    }))
   }
   const offset = query.offset ?? body.offset
   if (offset === undefined) throw invalid('offset is missing: in the query, or in the body')
@@ -273,7 +282,12 @@ function checkCommit(
   }
   if (offset > description.endOffset) {
     const message = `${topic}/${partition} ends at ${description.endOffset}; ${offset} cannot have been handled`
-    throw new SluiceError('OFFSET_OUT_OF_RANGE', message, { topic, partition, offset, end: description.endOffset })
+    throw new SluiceError('OFFSET_OUT_OF_RANGE', message, {
+      topic,
+      partition,
+      offset,
+      end: description.endOffset,
+    })
   }
 }
 
@@ -289,10 +303,13 @@ interface TopicBody {
 
 function addTopic(app: FastifyInstance, { engine }: Backend): void {
   const partitions = { type: 'integer', minimum: 1, maximum: 1_000_000 }
-  app.get<{ Querystring: Partial<TopicQuery> }>('/topic', { schema: query({ topic: name }, []) }, async request =>
-    request.query.topic === undefined
-      ? { topics: await engine.listTopics() }
-      : topicJson(await describe(engine, request.query.topic)),
+  app.get<{ Querystring: Partial<TopicQuery> }>(
+    '/topic',
+    { schema: query({ topic: name }, []) },
+    async request =>
+      request.query.topic === undefined
+        ? { topics: await engine.listTopics() }
+        : topicJson(await describe(engine, request.query.topic)),
   )
   const body = {
     type: ['object', 'null'],

@@ -6,7 +6,8 @@
  */
 
 import type { FastifyInstance } from 'fastify'
-import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import { Counter, Gauge, Histogram, Registry, Summary } from 'prom-client'
+import type { BrokerStats } from '../../broker/broker.ts'
 import type { Engine, TopicDescription } from '../../engine/engine.ts'
 import { isSluiceError } from '../../errors.ts'
 import type { RequestObserver } from './http-server.ts'
@@ -14,9 +15,13 @@ import type { RequestObserver } from './http-server.ts'
 /** Seconds; a long poll takes as long as its client asked for, which is why the last ones are long. */
 const LATENCY_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 60]
 
+const SYNCS = 'sluice_sync_duration_seconds'
+
 export interface MetricsSources {
   readonly engine: Engine
   readonly version: string
+  /** What the broker in this process counts; missing when the engine is not in this process. */
+  readonly stats: (() => BrokerStats) | undefined
   /** Connections of the HTTP listener. */
   connections(): { readonly open: number; readonly refused: number }
 }
@@ -40,10 +45,12 @@ export class Metrics implements RequestObserver {
     this.#addProcess(sources)
     const collectLogs = this.#addLogs()
     const collectGroups = this.#addGroups()
+    const collectBroker = sources.stats && this.#addBroker(sources.stats)
     app.get('/metrics', async (_request, reply) => {
       const topics = await describeTopics(sources.engine)
       collectLogs(topics)
       await collectGroups(sources.engine, topics)
+      collectBroker?.()
       return reply.type(this.#registry.contentType).send(await this.#registry.metrics())
     })
   }
@@ -64,7 +71,9 @@ export class Metrics implements RequestObserver {
     this.#read(Gauge, 'process_start_time_seconds', 'When the process started, as Unix time.', () => {
       return Date.now() / 1000 - process.uptime()
     })
-    this.#read(Gauge, 'process_resident_memory_bytes', 'Memory of the process.', () => process.memoryUsage.rss())
+    this.#read(Gauge, 'process_resident_memory_bytes', 'Memory of the process.', () =>
+      process.memoryUsage.rss(),
+    )
     this.#read(Gauge, 'process_heap_bytes', 'JavaScript heap in use.', () => process.memoryUsage().heapUsed)
     this.#read(Counter, 'process_cpu_seconds_total', 'Processor time used, user and system.', () => {
       const { user, system } = process.cpuUsage()
@@ -83,6 +92,28 @@ export class Metrics implements RequestObserver {
         this.inc(value())
       },
     })
+  }
+
+  #addBroker(stats: () => BrokerStats): () => void {
+    const registers = [this.#registry]
+    const labelNames = ['topic']
+    const flow = (name: string, help: string) => new Counter({ name, help, labelNames, registers })
+    const messagesIn = flow('sluice_messages_in_total', 'Messages accepted since the process started.')
+    const bytesIn = flow('sluice_bytes_in_total', 'Bytes accepted, as stored, since the process started.')
+    const bytesOut = flow('sluice_bytes_out_total', 'Bytes read, as stored, since the process started.')
+    const segments = this.#gauge('sluice_partition_segments', 'Segment files.', ['topic', 'partition'])
+    this.#read(Gauge, 'sluice_open_files', 'Segment and index files held open.', () => stats().openFiles)
+    this.#read(Counter, 'sluice_rebalances_total', 'Rebalances of consumer groups.', () => stats().rebalances)
+    this.#registry.registerMetric(new SyncSummary(() => stats().syncs))
+    return () => {
+      for (const metric of [messagesIn, bytesIn, bytesOut, segments]) metric.reset()
+      for (const { topic, partition, ...counted } of stats().partitions) {
+        messagesIn.inc({ topic }, counted.appendedRecords)
+        bytesIn.inc({ topic }, counted.appendedBytes)
+        bytesOut.inc({ topic }, counted.readBytes)
+        segments.set({ topic, partition }, counted.segments)
+      }
+    }
   }
 
   #addLogs(): (topics: readonly TopicDescription[]) => void {
@@ -128,6 +159,35 @@ export class Metrics implements RequestObserver {
           if (place) lag.set(at, Math.max(0, place.endOffset - Math.max(offset, place.startOffset)))
         }
       }
+    }
+  }
+}
+
+/** Durations of syncs, which the broker records in a histogram of its own, in microseconds. */
+class SyncSummary extends Summary<'quantile'> {
+  readonly #syncs: () => BrokerStats['syncs']
+
+  constructor(syncs: () => BrokerStats['syncs']) {
+    super({ name: SYNCS, help: 'How long the disk took to sync a file.', registers: [] })
+    this.#syncs = syncs
+  }
+
+  override async get(): ReturnType<Summary<'quantile'>['get']> {
+    const syncs = this.#syncs()
+    const seconds = (microseconds: number) => microseconds / 1e6
+    const quantiles = syncs.count === 0 ? [] : [0.5, 0.9, 0.99, 1]
+    const values = quantiles.map(quantile => ({
+      labels: { quantile },
+      value: seconds(syncs.percentile(quantile * 100)),
+    }))
+    const sum = syncs.count === 0 ? 0 : seconds(syncs.mean * syncs.count)
+    return {
+      ...(await super.get()),
+      values: [
+        ...values,
+        { metricName: `${SYNCS}_sum`, labels: {}, value: sum },
+        { metricName: `${SYNCS}_count`, labels: {}, value: syncs.count },
+      ],
     }
   }
 }

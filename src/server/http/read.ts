@@ -11,7 +11,7 @@ import type { SluiceError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
 import { asBuffer, batchBytes, lastOffset } from '../../record/batch.ts'
 import { RecordCursor } from '../../record/cursor.ts'
-import { messageJson } from './message-json.ts'
+import { messageJson } from '../message-json.ts'
 
 export interface ReadRequest {
   readonly topic: string

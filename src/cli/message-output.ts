@@ -1,8 +1,8 @@
 /** How `sluice consume` prints a message: its value, JSON, or a format of the user's. */
 
 import { SluiceError } from '../errors.ts'
-import { messageJson, type StoredMessage } from '../server/http/message-json.ts'
-import type { Invocation } from './context.ts'
+import { messageJson, type StoredMessage } from '../server/message-json.ts'
+import type { Context, Invocation } from './context.ts'
 
 /** Appends what is printed of a message, line end included, to `pieces`. */
 export type Printer = (message: StoredMessage, pieces: Uint8Array[]) => void
@@ -13,7 +13,8 @@ const NEWLINE = Buffer.from('\n')
 export function printerOf(invocation: Invocation): Printer {
   const format = invocation.text('format')
   if (invocation.has('json')) {
-    if (format !== undefined) throw new SluiceError('INVALID_ARGUMENT', 'give only one of --json and --format')
+    if (format !== undefined)
+      throw new SluiceError('INVALID_ARGUMENT', 'give only one of --json and --format')
     return (message, pieces) => pieces.push(Buffer.from(`${messageJson(message)}\n`))
   }
   if (format !== undefined) return formatPrinter(format)
@@ -49,8 +50,42 @@ function formatPrinter(format: string): Printer {
   return (message, pieces) => {
     for (const part of parts) {
       const content = typeof part === 'function' ? part(message) : part
-      if (content !== null) pieces.push(content instanceof Uint8Array ? content : Buffer.from(String(content)))
+      if (content !== null)
+        pieces.push(content instanceof Uint8Array ? content : Buffer.from(String(content)))
     }
     pieces.push(NEWLINE)
+  }
+}
+
+/** Standard output, as far as --max goes. */
+export class MessageOutput {
+  readonly #context: Context
+  readonly #print: Printer
+  #remaining: number
+  #pieces: Uint8Array[] = []
+
+  /** `countMax` undefined: no limit. */
+  constructor(context: Context, print: Printer, countMax: number | undefined) {
+    this.#context = context
+    this.#print = print
+    this.#remaining = countMax ?? Number.POSITIVE_INFINITY
+  }
+
+  /** Nothing more may be added. */
+  get isComplete(): boolean {
+    return this.#remaining <= 0
+  }
+
+  /** To be called while not complete. Nothing is written before `flush`. */
+  add(message: StoredMessage): void {
+    this.#remaining--
+    this.#print(message, this.#pieces)
+  }
+
+  /** Resolves once the system has taken everything added before. Throws `OutputClosed`. */
+  async flush(): Promise<void> {
+    const pieces = this.#pieces
+    this.#pieces = []
+    if (pieces.length > 0) await this.#context.write(Buffer.concat(pieces))
   }
 }

@@ -7,8 +7,8 @@
  *   0:120,3:88                  an offset for each of these partitions, as `next` of an answer gives them
  */
 
-import type { Engine, OffsetSpec } from '../../engine/engine.ts'
-import { SluiceError } from '../../errors.ts'
+import type { Engine, OffsetSpec } from '../engine/engine.ts'
+import { SluiceError } from '../errors.ts'
 
 export type Position = OffsetSpec | ReadonlyMap<number, number>
 
@@ -50,10 +50,14 @@ export function offsetAt(
   position: Position | undefined,
 ): Promise<number> {
   const spec = position instanceof Map ? position.get(partition) : (position as OffsetSpec | undefined)
-  return typeof spec === 'number' ? Promise.resolve(spec) : engine.offsetFor(topic, partition, spec ?? 'earliest')
+  return typeof spec === 'number'
+    ? Promise.resolve(spec)
+    : engine.offsetFor(topic, partition, spec ?? 'earliest')
 }
 
 function checkedOffset(offset: number, what: string): number {
   if (Number.isSafeInteger(offset)) return offset
-  throw new SluiceError('INVALID_ARGUMENT', `${what}: ${offset} is too large for an offset`, { [what]: offset })
+  throw new SluiceError('INVALID_ARGUMENT', `${what}: ${offset} is too large for an offset`, {
+    [what]: offset,
+  })
 }

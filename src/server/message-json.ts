@@ -13,8 +13,10 @@
  */
 
 import { isUtf8 } from 'node:buffer'
-import { SluiceError } from '../../errors.ts'
-import type { Header } from '../../record/builder.ts'
+import { SluiceError } from '../errors.ts'
+
+/** A header on its way in: a name, and text, bytes or nothing. */
+export type IncomingHeader = readonly [name: string, value: Uint8Array | string | null]
 
 export interface StoredMessage {
   readonly topic: string
@@ -60,7 +62,8 @@ export function headersJson(headers: StoredMessage['headers']): string {
     else byName.set(name, [textJson(value)])
   }
   const entries = [...byName].map(
-    ([name, values]) => `${JSON.stringify(name)}:${values.length === 1 ? values[0] : `[${values.join(',')}]`}`,
+    ([name, values]) =>
+      `${JSON.stringify(name)}:${values.length === 1 ? values[0] : `[${values.join(',')}]`}`,
   )
   return `{${entries.join(',')}}`
 }
@@ -83,10 +86,10 @@ export function keyFromJson(json: unknown, what: string): Uint8Array | string | 
   return bytes
 }
 
-export function headersFromJson(json: unknown, what: string): Header[] {
+export function headersFromJson(json: unknown, what: string): IncomingHeader[] {
   if (json === undefined || json === null) return []
   if (typeof json !== 'object' || Array.isArray(json)) throw invalid(`${what} must be an object`)
-  const headers: Header[] = []
+  const headers: IncomingHeader[] = []
   for (const [name, given] of Object.entries(json)) {
     for (const value of Array.isArray(given) ? given : [given]) {
       headers.push([name, keyFromJson(value, `${what}.${name}`)])

@@ -1,0 +1,99 @@
+/** `open()`: from an address to a `Sluice`. The only place that knows which engines there are. */
+
+import { fileURLToPath } from 'node:url'
+import { Sluice } from './delivery/sluice.ts'
+import { type Flush, openLocalEngine } from './engine/local.ts'
+import { SluiceError } from './errors.ts'
+import type { Clock } from './lib/clock.ts'
+import type { RecoveryReport } from './log/recovery.ts'
+
+export interface OpenOptions {
+  /**
+   * Where the messages are: 'memory:' (in this process, gone with it), or a data directory, as a path or as a file: URL. A directory that does not exist is
+   * made. One process at a time has it open.
+   */
+  readonly url: string
+  /**
+   * When a published message counts as accepted. Default 'always': it is on the disk; publishers that come together share a flush. `{ everyMs, everyMessages }`: it is
+   * with the operating system, which is told to write it out so often: a power cut may take what came since. 'os': written out whenever the operating system likes.
+   * The last two survive the process being killed, too.
+   */
+  readonly flush?: Flush
+  /** Whether a topic that is published or subscribed to and does not exist is made. Default true. */
+  readonly autoCreateTopics?: boolean
+  /** Partitions of a topic that does not say how many. Default 1. */
+  readonly defaultPartitions?: number
+  /** Defaults of topic configuration keys, by Kafka's names. */
+  readonly config?: Readonly<Record<string, string>>
+  /** Memory for recently written messages, from which readers who keep up are served. Default 64 MiB. */
+  readonly cacheBytesMax?: number
+  /** Names this program in group descriptions and logs. Default 'sluice'. */
+  readonly clientId?: string
+  /** Told what was found and repaired when a directory was not closed properly the last time. */
+  readonly onReport?: (report: RecoveryReport) => void
+  /** @internal For tests. */
+  readonly clock?: Clock
+}
+
+/**
+ * Opens a queue.
+ *
+ *     await using mq = await open('./data')
+ *     await mq.publish('greetings', { value: 'hello' })
+ *
+ * Rejects with `INVALID_URL`, `UNSUPPORTED` (a known scheme that this version has no engine for), `DIRECTORY_IN_USE` (naming the holder), `NOT_A_DATA_DIRECTORY`,
+ * `INVALID_CONFIG`.
+ */
+export async function open(target: string | OpenOptions): Promise<Sluice> {
+  const options: OpenOptions = typeof target === 'string' ? { url: target } : target
+  const url = localUrl(options.url)
+  const { flush, autoCreateTopics, defaultPartitions, config, cacheBytesMax, onReport, clock, clientId } =
+    options
+  const engine = await openLocalEngine({
+    url,
+    flush,
+    autoCreateTopics,
+    defaultPartitions,
+    config,
+    cacheBytesMax,
+    onReport,
+    clock,
+  })
+  return new Sluice(engine, { autoCreateTopics, clientId, clock })
+}
+
+/** 'memory:' or a path. A single letter before the colon is a drive of Windows, not a scheme. */
+function localUrl(url: string): string {
+  if (typeof url !== 'string' || url === '') throw invalidUrl(url)
+  if (url === 'memory:') return url
+  const scheme = /^([a-z][a-z0-9+.-]+):/i.exec(url)?.[1].toLowerCase()
+  if (scheme === undefined) return url
+  if (scheme === 'file') return pathOf(url)
+  if (scheme === 'kafka') {
+    throw new SluiceError(
+      'UNSUPPORTED',
+      `${url}: this version has no engine for Kafka clusters; open a directory or memory:`,
+      {
+        url,
+      },
+    )
+  }
+  throw invalidUrl(url)
+}
+
+/** `file:///var/queue` is absolute, `file:queue` and `file:./queue` are relative. */
+function pathOf(url: string): string {
+  const rest = url.slice('file:'.length)
+  if (rest === '' || rest === '//') throw invalidUrl(url)
+  if (!rest.startsWith('/')) return decodeURIComponent(rest)
+  try {
+    return fileURLToPath(url)
+  } catch (error) {
+    throw invalidUrl(url, error)
+  }
+}
+
+function invalidUrl(url: unknown, cause?: unknown): SluiceError {
+  const message = `${JSON.stringify(url)} is not an address; give memory:, a directory, or a file: URL`
+  return new SluiceError('INVALID_URL', message, { url }, cause)
+}
