@@ -46,11 +46,12 @@ const mayImport: Record<string, readonly string[]> = {
   'engine/engine.ts': [],
   engine: ['lib', 'record', 'log', 'broker', 'queue', 'engine/engine.ts'],
   delivery: ['lib', 'record', 'engine/engine.ts'],
-  'index.ts': ['lib', 'record', 'log', 'broker', 'queue', 'engine', 'engine/engine.ts', 'delivery'],
+  'open.ts': ['lib', 'log', 'engine', 'engine/engine.ts', 'delivery'],
+  'index.ts': ['open.ts', 'lib', 'record', 'log', 'broker', 'queue', 'engine', 'engine/engine.ts', 'delivery'],
   bench: ['lib', 'record', 'log', 'engine', 'engine/engine.ts', 'delivery', 'index.ts'],
-  'server/http': ['lib', 'record', 'broker', 'queue', 'wire', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'server'],
-  'server/kafka': ['lib', 'record', 'broker', 'queue', 'wire', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'server'],
-  'server/amqp': ['lib', 'record', 'broker', 'queue', 'wire', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'server'],
+  'server/http': ['lib', 'record', 'broker', 'queue', 'wire', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'open.ts', 'server'],
+  'server/kafka': ['lib', 'record', 'broker', 'queue', 'wire', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'open.ts', 'server'],
+  'server/amqp': ['lib', 'record', 'broker', 'queue', 'wire', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'open.ts', 'server'],
   server: [
     'lib',
     'broker',
@@ -62,7 +63,7 @@ const mayImport: Record<string, readonly string[]> = {
     'server/kafka',
     'server/amqp',
   ],
-  cli: ['lib', 'record', 'log', 'broker', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'server', 'bench'],
+  cli: ['lib', 'record', 'log', 'broker', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'open.ts', 'server', 'server/http', 'bench'],
 }
 
 describe('rooms', () => {

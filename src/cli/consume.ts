@@ -17,7 +17,7 @@ export const consume: Run = async (context, invocation) => {
   const selection = readSelection(invocation)
   const output = new MessageOutput(context, printerOf(invocation), invocation.number('max'))
   const interrupted = context.interruption()
-  await using sluice = await context.open({ create: false })
+  const sluice = await context.open({ create: false })
   const { engine } = sluice
   // Also finds topics and positions that do not exist, before anything is begun.
   const unread = await unreadEnds(engine, topics, group, selection)

@@ -64,6 +64,7 @@ export class Context {
   readonly #invocation: Invocation
   #stopListening: (() => void) | undefined
   #keepAlive: NodeJS.Timeout | undefined
+  #sluice: Sluice | undefined
   #signal: 'SIGINT' | 'SIGTERM' | undefined
 
   constructor(io: Io, invocation: Invocation) {
@@ -74,7 +75,7 @@ export class Context {
   /**
    * Opens the engine that `--url` names, or SLUICE_URL, or `data` of the configuration; `./data` if nothing does.
    * `create: false`: a directory that is not there is refused (`NOT_A_DATA_DIRECTORY`) instead of being made, as a command
-   * that only looks should not leave something behind after a slip of the pen.
+   * that only looks should not leave something behind after a slip of the pen. `close` closes it again. To be called once.
    */
   async open(options: { readonly create: boolean }): Promise<Sluice> {
     const { environment } = this.io
@@ -87,12 +88,13 @@ export class Context {
       const message = `there is no data directory at ${config.data}; name it with --url or SLUICE_URL`
       throw new SluiceError('NOT_A_DATA_DIRECTORY', message, { path: config.data })
     }
-    return openSluice(config, {
+    this.#sluice = await openSluice(config, {
       autoCreateTopics: options.create && config.autoCreateTopics,
       onReport: ({ severity, message }) => {
         if (severity === 'warning') this.note(`sluice: recovery: ${message}`)
       },
     })
+    return this.#sluice
   }
 
   #configPath(): { configPath: string } | undefined {
@@ -136,9 +138,11 @@ export class Context {
     return this.#signal && exitCodes[this.#signal]
   }
 
-  close(): void {
+  /** Closes what was opened: rejects if that fails. Calling it again gives the same. */
+  async close(): Promise<void> {
     clearInterval(this.#keepAlive)
     this.#stopListening?.()
+    await this.#sluice?.close()
   }
 }
 

@@ -7,7 +7,7 @@ import type { Run } from './context.ts'
 import { table } from './output.ts'
 
 export const listGroups: Run = async (context, invocation) => {
-  await using sluice = await context.open({ create: false })
+  const sluice = await context.open({ create: false })
   const { engine } = sluice
   const groups: GroupDescription[] = []
   for (const { group } of await engine.listGroups()) groups.push(await engine.describeGroup(group))
@@ -27,7 +27,7 @@ export const listGroups: Run = async (context, invocation) => {
 
 export const describeGroup: Run = async (context, invocation) => {
   const [group] = invocation.operands
-  await using sluice = await context.open({ create: false })
+  const sluice = await context.open({ create: false })
   const { engine } = sluice
   const description = await engine.describeGroup(group)
   const partitions = await progressOf(engine, description)
@@ -104,7 +104,7 @@ export const resetGroup: Run = async (context, invocation) => {
   if (to === undefined)
     throw new SluiceError('INVALID_ARGUMENT', '--to is missing: earliest, latest, an offset or a time')
   const position = parsePosition(to, '--to')
-  await using sluice = await context.open({ create: false })
+  const sluice = await context.open({ create: false })
   const { engine } = sluice
   const committed = await engine.committed(group)
   const topics = invocation.list('topic')

@@ -53,13 +53,15 @@ async function runCommand(row: CommandRow, invocation: Invocation, io: Io): Prom
   const context = new Context(io, invocation)
   try {
     const run = await row.load()
-    return await run(context, invocation)
+    const code = await run(context, invocation)
+    await context.close()
+    return code
   } catch (error) {
     if (error instanceof OutputClosed) return exitCodes.ok
     reportError(error, invocation.has('debug'), io)
     return isSluiceError(error) && usageErrors.has(error.code) ? exitCodes.usage : exitCodes.failure
   } finally {
-    context.close()
+    await context.close().catch(() => {}) // was told, or is the lesser of two failures
   }
 }
 

@@ -42,7 +42,7 @@ export const produce: Run = async (context, invocation) => {
   const inputs = openInputs(context, files)
   const acknowledgements = openAckLog(context, invocation.text('ackLog'))
   const interrupted = context.interruption()
-  await using sluice = await context.open({ create: true })
+  const sluice = await context.open({ create: true })
   const producer = sluice.producer({
     ...(invocation.text('acks') === undefined ? {} : { acks: invocation.text('acks') as Acks }),
     ...(invocation.text('compression') === undefined

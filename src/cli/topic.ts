@@ -8,7 +8,7 @@ import { byteSize, count, table } from './output.ts'
 export const createTopic: Run = async (context, invocation) => {
   const [name] = invocation.operands
   const partitions = invocation.number('partitions')
-  await using sluice = await context.open({ create: true })
+  const sluice = await context.open({ create: true })
   try {
     const config = readSettings(invocation.list('set'))
     const created = await sluice.engine.createTopic({
@@ -25,7 +25,7 @@ export const createTopic: Run = async (context, invocation) => {
 }
 
 export const listTopics: Run = async (context, invocation) => {
-  await using sluice = await context.open({ create: false })
+  const sluice = await context.open({ create: false })
   const { engine } = sluice
   const topics: TopicDescription[] = []
   for (const name of await engine.listTopics()) topics.push(await engine.describeTopic(name))
@@ -57,7 +57,7 @@ function topicSummary({ name, partitions }: TopicDescription) {
 }
 
 export const describeTopic: Run = async (context, invocation) => {
-  await using sluice = await context.open({ create: false })
+  const sluice = await context.open({ create: false })
   const topic = await sluice.engine.describeTopic(invocation.operands[0])
   if (invocation.has('json')) {
     await context.write(`${JSON.stringify(topic)}\n`)
@@ -84,7 +84,7 @@ export const alterTopic: Run = async (context, invocation) => {
   if (Object.keys(config).length === 0 && partitions === undefined) {
     throw new SluiceError('INVALID_ARGUMENT', 'nothing to change: give --set, --unset or --partitions')
   }
-  await using sluice = await context.open({ create: false })
+  const sluice = await context.open({ create: false })
   if (Object.keys(config).length > 0) {
     await sluice.engine.alterTopic(name, config)
     context.note(`topic ${name}: changed ${Object.keys(config).join(', ')}`)
@@ -97,7 +97,7 @@ export const alterTopic: Run = async (context, invocation) => {
 }
 
 export const deleteTopics: Run = async (context, invocation) => {
-  await using sluice = await context.open({ create: false })
+  const sluice = await context.open({ create: false })
   for (const name of invocation.operands) {
     await sluice.engine.deleteTopic(name)
     context.note(`deleted topic ${name}`)

@@ -1,8 +1,8 @@
 /**
  * One process at a time per data directory.
  *
- *     DIR/.lock          empty, never removed: the operating system's own lock is held on it
- *     DIR/.lock-holder   {"pid":4711,"host":"mill","since":"2025-…Z"}: only so that a refusal can name the holder
+ *     DIR/lock           empty, never removed: the operating system's own lock is held on it
+ *     DIR/lock.holder    {"pid":4711,"host":"mill","since":"2025-…Z"}: only so that a refusal can name the holder
  *
  * Why a lock of the operating system and not a file with a process id. Such a file outlives a killed process, and somebody has
  * to judge whether its writer is alive. Process ids are used again; those of another container or host mean nothing here; and a
@@ -17,8 +17,8 @@
  *
  * The holder's name is written after the lock is taken, so for an instant a refusal may name the one before, or nobody.
  *
- * To be kept: nothing in this process opens `.lock` by another way, since closing any descriptor of a file gives up all fcntl locks
- * that the process has on it. And `.lock` is never removed: who had it open already and who makes it anew would both hold "the" lock.
+ * To be kept: nothing in this process opens `lock` by another way, since closing any descriptor of a file gives up all fcntl locks
+ * that the process has on it. And `lock` is never removed: who had it open already and who makes it anew would both hold "the" lock.
  */
 
 import fs from 'node:fs'
@@ -49,7 +49,7 @@ export function takeDirectory(path: string): () => void {
   if (own !== undefined) {
     throw inUse(path, own.holder, 'is already open in this process; close it first')
   }
-  const holderPath = join(directory, '.lock-holder')
+  const holderPath = join(directory, 'lock.holder')
   const database = lockFile(directory)
   if (database === null) {
     const holder = readHolder(holderPath)
@@ -74,7 +74,7 @@ function lockFile(directory: string): DatabaseSync | null {
   const { DatabaseSync } = sqlite()
   let database: DatabaseSync | undefined
   try {
-    database = new DatabaseSync(join(directory, '.lock'))
+    database = new DatabaseSync(join(directory, 'lock'))
     // In memory: otherwise the transaction makes a journal file beside the lock.
     database.exec('PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE')
     return database

@@ -11,6 +11,7 @@ import {
   encodeAssignment,
   encodeMember,
   encodeSubscription,
+  hasWithheld,
 } from '../../src/broker/consumer-protocol.ts'
 import { isSluiceError } from '../../src/errors.ts'
 
@@ -172,6 +173,20 @@ describe('what a member tells the leader, per assignor', () => {
     expect(decodeMember('sticky', 'm', null, old)).toMatchObject({ owned, generation: -1 })
     expect(decodeMember('sticky', 'm', null, of(bytes('ffff')))).toMatchObject({ owned: [], generation: -1 })
   })
+})
+
+test('a handover is half done while something that was held is assigned to nobody', () => {
+  const member = (owned: TopicPartition[], assigned: TopicPartition[]) => ({
+    metadata: encodeMember('cooperative-sticky', { topics: ['orders'], owned, generation: 1 }),
+    assignment: encodeAssignment({ partitions: assigned, userData: null }),
+  })
+  expect(hasWithheld([member(partitions, partitions)])).toBe(false)
+  expect(hasWithheld([member([], partitions)])).toBe(false)
+  expect(hasWithheld([member(partitions, partitions.slice(1)), member([], [])])).toBe(true)
+  expect(hasWithheld([member(partitions, partitions.slice(1)), member([], partitions.slice(0, 1))])).toBe(
+    false,
+  )
+  expect(hasWithheld([{ metadata: Buffer.of(1), assignment: Buffer.of(2) }])).toBe(false)
 })
 
 function catching(run: () => unknown): unknown {

@@ -597,6 +597,36 @@ describe('static members', () => {
     })
   })
 
+  test('a restart in the middle of a cooperative handover causes a rebalance: what was given up has to be handed out', () => {
+    const partitions = [0, 1].map(partition => ({ topic: 't', partition }))
+    const offers = (owned: typeof partitions, generation: number) => ({
+      protocols: [
+        {
+          name: 'cooperative-sticky',
+          metadata: encodeMember('cooperative-sticky', { topics: ['t'], owned, generation }),
+        },
+      ],
+    })
+    const assigned = (memberId: string, list: typeof partitions) => ({
+      memberId,
+      assignment: encodeAssignment({ partitions: list, userData: null }),
+    })
+    restart(offers([], -1))
+    sync('i-1', 1, { assignments: [assigned('i-1', partitions)] })
+    // nothing is being handed over: no rebalance
+    expect(answer(restart(offers([], -1))).generation).toBe(1)
+    join('', offers([], -1))
+    join('i-2', { instanceId: 'i', ...offers(partitions, 1) })
+    // partition 1 is withheld until the static member has given it up
+    sync('client-3', 2)
+    sync('i-2', 2, { assignments: [assigned('i-2', partitions.slice(0, 1))] })
+    const back = restart(offers([], -1))
+    expect(waits(back)).toBe(true)
+    expect(heartbeat('client-3', 2)).toBe('REBALANCE_IN_PROGRESS')
+    join('client-3', offers([], 2))
+    expect(answer(back)).toMatchObject({ error: null, generation: 3, leader: 'i-4' })
+  })
+
   test('one that does not join again keeps its place until its session ends', () => {
     restart({ sessionTimeoutMs: 100_000 })
     sync('i-1', 1, { instanceId: 'i' })

@@ -564,7 +564,7 @@ describe('members that join, leave, crash, sleep and are replaced, at any time',
           world.settle()
           world.checkSettled()
         }),
-        { numRuns: Number(process.env.RUNS ?? 150) },
+        { numRuns: 150 },
       )
     },
   )

@@ -451,6 +451,14 @@ describe('the lock on a data directory', () => {
     unlock()
   })
 
+  test('leaves nothing behind but an empty file, which must stay', () => {
+    const unlock = disk.lock(root)
+    expect(disk.list(root)).toEqual(['lock', 'lock.holder'])
+    unlock()
+    expect(disk.list(root)).toEqual(['lock'])
+    expect(fs.statSync(at('lock')).size).toBe(0)
+  })
+
   test('prints no warning of Node', () => {
     const emitWarning = vi.spyOn(process, 'emitWarning')
     disk.lock(root)()
