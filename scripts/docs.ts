@@ -53,5 +53,6 @@ export const pages = {
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
-  for (const [path, page] of Object.entries(pages)) writeFileSync(join(import.meta.dirname, '..', path), page())
+  for (const [path, page] of Object.entries(pages))
+    writeFileSync(join(import.meta.dirname, '..', path), page())
 }

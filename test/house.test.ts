@@ -47,11 +47,57 @@ const mayImport: Record<string, readonly string[]> = {
   engine: ['lib', 'record', 'log', 'broker', 'queue', 'engine/engine.ts'],
   delivery: ['lib', 'record', 'engine/engine.ts'],
   'open.ts': ['lib', 'log', 'engine', 'engine/engine.ts', 'delivery'],
-  'index.ts': ['open.ts', 'lib', 'record', 'log', 'broker', 'queue', 'engine', 'engine/engine.ts', 'delivery'],
+  'index.ts': [
+    'open.ts',
+    'lib',
+    'record',
+    'log',
+    'broker',
+    'queue',
+    'engine',
+    'engine/engine.ts',
+    'delivery',
+  ],
   bench: ['lib', 'record', 'log', 'engine', 'engine/engine.ts', 'delivery', 'index.ts'],
-  'server/http': ['lib', 'record', 'broker', 'queue', 'wire', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'open.ts', 'server'],
-  'server/kafka': ['lib', 'record', 'broker', 'queue', 'wire', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'open.ts', 'server'],
-  'server/amqp': ['lib', 'record', 'broker', 'queue', 'wire', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'open.ts', 'server'],
+  'server/http': [
+    'lib',
+    'record',
+    'broker',
+    'queue',
+    'wire',
+    'engine',
+    'engine/engine.ts',
+    'delivery',
+    'index.ts',
+    'open.ts',
+    'server',
+  ],
+  'server/kafka': [
+    'lib',
+    'record',
+    'broker',
+    'queue',
+    'wire',
+    'engine',
+    'engine/engine.ts',
+    'delivery',
+    'index.ts',
+    'open.ts',
+    'server',
+  ],
+  'server/amqp': [
+    'lib',
+    'record',
+    'broker',
+    'queue',
+    'wire',
+    'engine',
+    'engine/engine.ts',
+    'delivery',
+    'index.ts',
+    'open.ts',
+    'server',
+  ],
   server: [
     'lib',
     'broker',
@@ -63,7 +109,20 @@ const mayImport: Record<string, readonly string[]> = {
     'server/kafka',
     'server/amqp',
   ],
-  cli: ['lib', 'record', 'log', 'broker', 'engine', 'engine/engine.ts', 'delivery', 'index.ts', 'open.ts', 'server', 'server/http', 'bench'],
+  cli: [
+    'lib',
+    'record',
+    'log',
+    'broker',
+    'engine',
+    'engine/engine.ts',
+    'delivery',
+    'index.ts',
+    'open.ts',
+    'server',
+    'server/http',
+    'bench',
+  ],
 }
 
 describe('rooms', () => {
@@ -101,7 +160,9 @@ describe('rooms', () => {
   })
 
   it('are entered without barrels', () => {
-    const barrels = files.filter(file => file !== 'src/index.ts' && (/\/index\.ts$/.test(file) || /^export \*/m.test(text.get(file)!)))
+    const barrels = files.filter(
+      file => file !== 'src/index.ts' && (/\/index\.ts$/.test(file) || /^export \*/m.test(text.get(file)!)),
+    )
     expect(barrels).toEqual([])
     expect(text.get('src/index.ts')).not.toMatch(/export \*/)
   })
@@ -118,13 +179,17 @@ describe('files', () => {
   })
 
   it('have no default exports, no enums, no leftovers', () => {
-    const wrong = files.filter(file => /^export default|^(export )?(const )?enum |TODO|FIXME|@ts-ignore/m.test(text.get(file)!))
+    const wrong = files.filter(file =>
+      /^export default|^(export )?(const )?enum |TODO|FIXME|@ts-ignore/m.test(text.get(file)!),
+    )
     expect(wrong).toEqual([])
   })
 
   it('are kebab-case nouns, not kinds', () => {
     const wrong = files.filter(
-      file => !/^[a-z0-9-]+(\.[a-z]+)?$/.test(file.split('/').at(-1)!.replace(/\.ts$/, '')) || /\/(utils|types|helpers|interfaces|common)(\/|\.ts)/.test(file),
+      file =>
+        !/^[a-z0-9-]+(\.[a-z]+)?$/.test(file.split('/').at(-1)!.replace(/\.ts$/, '')) ||
+        /\/(utils|types|helpers|interfaces|common)(\/|\.ts)/.test(file),
     )
     expect(wrong).toEqual([])
   })

@@ -13,7 +13,13 @@ import type { Disk } from '../lib/disk.ts'
 import { OpenFiles } from '../log/open-files.ts'
 import type { RecoveryReport } from '../log/recovery.ts'
 import { Catalog, internalConfig, type Topic, type TopicSpec } from './catalog.ts'
-import { type ConfigEntry, type ConfigValues, checkConfig, describeConfig, type TopicConfig } from './config.ts'
+import {
+  type ConfigEntry,
+  type ConfigValues,
+  checkConfig,
+  describeConfig,
+  type TopicConfig,
+} from './config.ts'
 import { DataDirectory } from './data-directory.ts'
 import type { DescribedGroup, MemberIdentity } from './group.ts'
 import { type GroupListing, Groups } from './groups.ts'
@@ -175,7 +181,10 @@ export class Broker {
   partition(topic: string, partition: number): Partition {
     const found = this.topic(topic).partitions[partition]
     if (found === undefined) {
-      throw new SluiceError('UNKNOWN_TOPIC', `topic "${topic}" has no partition ${partition}`, { topic, partition })
+      throw new SluiceError('UNKNOWN_TOPIC', `topic "${topic}" has no partition ${partition}`, {
+        topic,
+        partition,
+      })
     }
     return found
   }
@@ -264,7 +273,14 @@ export class Broker {
     const partition = this.#catalog.get(request.topic)?.partitions[request.partition]
     const { topic, partition: index } = request
     const startOffset = partition?.startOffset ?? -1
-    return { topic, partition: index, batches: NOTHING, startOffset, endOffset: partition?.highWatermark ?? -1, error }
+    return {
+      topic,
+      partition: index,
+      batches: NOTHING,
+      startOffset,
+      endOffset: partition?.highWatermark ?? -1,
+      error,
+    }
   }
 
   #wait(requests: readonly FetchRequest[], ms: number, signal: AbortSignal | undefined): Promise<void> {
@@ -325,7 +341,8 @@ export class Broker {
   async deleteGroup(group: string): Promise<void> {
     this.#assertOpen()
     const refusal = this.groups.delete(group)
-    if (refusal === 'GROUP_NOT_EMPTY') throw new SluiceError(refusal, `group "${group}" has members`, { group })
+    if (refusal === 'GROUP_NOT_EMPTY')
+      throw new SluiceError(refusal, `group "${group}" has members`, { group })
     if (refusal !== null) throw new SluiceError(refusal, `there is no group "${group}"`, { group })
     await this.#offsets.remove(group)
   }

@@ -20,7 +20,7 @@ import {
   topicConfigTable,
 } from './config.ts'
 import type { DataDirectory } from './data-directory.ts'
-import { Partition } from './partition.ts'
+import type { Partition } from './partition.ts'
 import { type StateEntry, StateLog } from './state-log.ts'
 
 export const PARTITIONS_MAX = 10_000
@@ -101,7 +101,8 @@ export class Catalog {
   /** Throws UNKNOWN_TOPIC. */
   topic(name: string): Topic {
     const topic = this.#topics.get(name)
-    if (topic === undefined) throw new SluiceError('UNKNOWN_TOPIC', `there is no topic "${name}"`, { topic: name })
+    if (topic === undefined)
+      throw new SluiceError('UNKNOWN_TOPIC', `there is no topic "${name}"`, { topic: name })
     return topic
   }
 
@@ -111,11 +112,14 @@ export class Catalog {
     return this.#change(async () => {
       checkTopicName(name)
       if (name.startsWith('__')) {
-        throw new SluiceError('INVALID_TOPIC', `"${name}": names that begin with "__" belong to the broker`, { topic: name })
+        throw new SluiceError('INVALID_TOPIC', `"${name}": names that begin with "__" belong to the broker`, {
+          topic: name,
+        })
       }
       checkPartitions(name, partitions, 1)
       checkConfig(config)
-      if (this.#entries.has(name)) throw new SluiceError('TOPIC_EXISTS', `topic "${name}" exists already`, { topic: name })
+      if (this.#entries.has(name))
+        throw new SluiceError('TOPIC_EXISTS', `topic "${name}" exists already`, { topic: name })
       const entry: TopicEntry = { id: randomBytes(16).toString('base64url'), partitions, config }
       await this.#store(name, entry)
       this.#clearTheWay(name, entry, 0)
@@ -177,7 +181,8 @@ export class Catalog {
 
   async close(): Promise<void> {
     await this.#queue
-    for (const topic of this.#topics.values()) for (const partition of topic.partitions) await partition.close()
+    for (const topic of this.#topics.values())
+      for (const partition of topic.partitions) await partition.close()
     await this.#log.close()
   }
 
@@ -235,7 +240,8 @@ export class Catalog {
   }
 
   async #removeFolders(name: string, entry: TopicEntry): Promise<void> {
-    for (let index = 0; index < entry.partitions; index++) this.#options.directory.removePartition(name, index)
+    for (let index = 0; index < entry.partitions; index++)
+      this.#options.directory.removePartition(name, index)
     await this.#options.directory.syncTopics()
     await this.#store(name, null)
   }

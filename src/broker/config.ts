@@ -44,7 +44,8 @@ export const topicConfigTable = {
     type: 'long',
     default: UNLIMITED,
     min: 0,
-    meaning: 'Sync to disk this long after a record was written, in ms. With no limit here and in `flush.messages` the operating system decides (policy `os`).',
+    meaning:
+      'Sync to disk this long after a record was written, in ms. With no limit here and in `flush.messages` the operating system decides (policy `os`).',
   },
   'index.interval.bytes': {
     type: 'int',
@@ -63,7 +64,8 @@ export const topicConfigTable = {
     type: 'choice',
     default: 'CreateTime',
     choices: ['CreateTime', 'LogAppendTime'],
-    meaning: 'Whether the timestamp of a record is the one the producer gave, or the time when the log took it.',
+    meaning:
+      'Whether the timestamp of a record is the one the producer gave, or the time when the log took it.',
   },
   'retention.bytes': {
     type: 'long',
@@ -75,14 +77,16 @@ export const topicConfigTable = {
     type: 'long',
     default: '604800000',
     min: -1,
-    meaning: 'Segments whose newest record is older than this are removed; the default is seven days. -1: kept for ever.',
+    meaning:
+      'Segments whose newest record is older than this are removed; the default is seven days. -1: kept for ever.',
   },
   'segment.bytes': {
     type: 'int',
     default: '67108864',
     min: 1024,
     max: 2 ** 31 - 1,
-    meaning: 'Size at which a segment file is closed and the next one begun. Retention removes whole segments.',
+    meaning:
+      'Size at which a segment file is closed and the next one begun. Retention removes whole segments.',
   },
   'segment.ms': {
     type: 'long',
@@ -125,7 +129,8 @@ export function checkConfig(values: ConfigValues): void {
     }
     if (typeof value !== 'string') throw invalid(name, value, 'a string is expected')
     if (row.type === 'choice') {
-      if (!row.choices!.includes(value)) throw invalid(name, value, `one of ${row.choices!.join(', ')} is expected`)
+      if (!row.choices!.includes(value))
+        throw invalid(name, value, `one of ${row.choices!.join(', ')} is expected`)
       continue
     }
     const most = row.max ?? (row.type === 'int' ? 2 ** 31 - 1 : Number.POSITIVE_INFINITY)
@@ -179,7 +184,9 @@ export function describeConfig(topic: ConfigValues, broker: ConfigValues): Confi
 export function topicConfigMarkdown(): string {
   const rows = Object.entries(topicConfigTable).map(([name, row]: [string, ConfigRow]) => {
     const values =
-      row.type === 'choice' ? row.choices!.map(choice => `\`${choice}\``).join(', ') : `${row.type}, at least ${row.min}`
+      row.type === 'choice'
+        ? row.choices!.map(choice => `\`${choice}\``).join(', ')
+        : `${row.type}, at least ${row.min}`
     return `| \`${name}\` | ${values} | \`${row.default}\` | ${row.meaning} |`
   })
   return ['| key | values | default | meaning |', '| --- | --- | --- | --- |', ...rows].join('\n')
@@ -187,7 +194,8 @@ export function topicConfigMarkdown(): string {
 
 /** A name that can be a topic: Kafka's rule. Throws INVALID_TOPIC. */
 export function checkTopicName(name: string): void {
-  if (typeof name === 'string' && /^[a-zA-Z0-9._-]{1,249}$/.test(name) && name !== '.' && name !== '..') return
+  if (typeof name === 'string' && /^[a-zA-Z0-9._-]{1,249}$/.test(name) && name !== '.' && name !== '..')
+    return
   throw new SluiceError(
     'INVALID_TOPIC',
     `${JSON.stringify(name)} cannot be a topic: 1 to 249 characters from a-z A-Z 0-9 . _ - are allowed`,

@@ -2,12 +2,13 @@
  * The data directory: its marker, its lock and where things lie in it.
  *
  *   sluice.json            { "format": 1, "id": …, "created": … }: says that the directory is ours, and how to read it
- *   lock                   who has it open
+ *   lock, lock.holder      taken while a process has it open, and by whom
  *   topics/orders-0/       one folder per partition: segments, indexes, checkpoint, producer snapshots
  *   topics/__catalog-0/    the broker's own logs are partitions like others
  */
 
 import { randomUUID } from 'node:crypto'
+import { dirname } from 'node:path'
 import { SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import { type Disk, DiskError } from '../lib/disk.ts'
@@ -29,6 +30,7 @@ export class DataDirectory {
    */
   static async open(disk: Disk, path: string, clock: Clock): Promise<DataDirectory> {
     const names = foreseen(() => disk.list(path), path)
+    const isNew = names.length === 0
     if (!names.includes(MARKER) && names.some(name => name !== 'lock' && !name.startsWith('lock.'))) {
       throw new SluiceError(
         'NOT_A_DATA_DIRECTORY',
@@ -39,8 +41,12 @@ export class DataDirectory {
     foreseen(() => disk.makeDirectory(path), path)
     const unlock = disk.lock(path)
     try {
-      const id = disk.list(path).includes(MARKER) ? readMarker(disk, path) : await writeMarker(disk, path, clock)
+      const id = disk.list(path).includes(MARKER)
+        ? readMarker(disk, path)
+        : await writeMarker(disk, path, clock)
       disk.makeDirectory(`${path}/topics`)
+      await disk.syncDirectory(path)
+      if (isNew) await disk.syncDirectory(dirname(path))
       return new DataDirectory(disk, path, id, unlock)
     } catch (error) {
       unlock()
@@ -120,7 +126,6 @@ async function writeMarker(disk: Disk, path: string, clock: Clock): Promise<stri
     file.close()
   }
   disk.rename(`${path}/lock.${MARKER}`, `${path}/${MARKER}`)
-  await disk.syncDirectory(path)
   return id
 }
 
@@ -130,8 +135,13 @@ function foreseen<T>(action: () => T, path: string): T {
     return action()
   } catch (error) {
     if (!(error instanceof DiskError)) throw error
-    throw new SluiceError('NOT_A_DATA_DIRECTORY', `${path} cannot be used as a data directory: ${error.message}`, {
-      directory: path,
-    }, error)
+    throw new SluiceError(
+      'NOT_A_DATA_DIRECTORY',
+      `${path} cannot be used as a data directory: ${error.message}`,
+      {
+        directory: path,
+      },
+      error,
+    )
   }
 }

@@ -125,11 +125,15 @@ export class OffsetStore {
 
 function check({ topic, partition, offset, metadata }: OffsetCommit): void {
   if (!Number.isSafeInteger(offset) || offset < 0) {
-    throw new SluiceError('INVALID_ARGUMENT', `${offset} is not an offset that ${topic}/${partition} can have`, {
-      topic,
-      partition,
-      offset,
-    })
+    throw new SluiceError(
+      'INVALID_ARGUMENT',
+      `${offset} is not an offset that ${topic}/${partition} can have`,
+      {
+        topic,
+        partition,
+        offset,
+      },
+    )
   }
   const bytes = Buffer.byteLength(metadata)
   if (bytes <= METADATA_BYTES_MAX) return

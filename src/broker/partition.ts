@@ -83,7 +83,11 @@ export class Partition {
    * Appends a batch (see `Log.append` for what it throws). `done` is null if the acknowledgement asked for is due at once,
    * otherwise a promise of it, which rejects with STORAGE_FAILED.
    */
-  append(batch: Buffer, acks: Acks | undefined, trusted: boolean): { appended: Appended; done: Promise<void> | null } {
+  append(
+    batch: Buffer,
+    acks: Acks | undefined,
+    trusted: boolean,
+  ): { appended: Appended; done: Promise<void> | null } {
     if (this.#closed) throw closed(this)
     const appended = this.#log.append(batch, trusted)
     const end = appended.lastOffset + 1
@@ -93,7 +97,8 @@ export class Partition {
       this.stats.appendedBytes += batch.length
       this.#afterAppend(count)
     }
-    const flushed = !this.#volatile && (acks === undefined ? this.#policy.kind === 'always' : acks === 'flushed')
+    const flushed =
+      !this.#volatile && (acks === undefined ? this.#policy.kind === 'always' : acks === 'flushed')
     return { appended, done: flushed ? this.#log.flush(end) : null }
   }
 

@@ -134,7 +134,8 @@ export class StateLog {
 
   #planRewrite(): void {
     let bytes = 0
-    for (const [key, value] of this.#options.entries()) bytes += RECORD_BYTES + key.length + (value?.length ?? 0)
+    for (const [key, value] of this.#options.entries())
+      bytes += RECORD_BYTES + key.length + (value?.length ?? 0)
     this.#rewriteAt = Math.max(REWRITE_BYTES_MIN, bytes * REWRITE_FACTOR)
   }
 }

@@ -124,7 +124,8 @@ export class LocalMember implements Member {
   }
 
   #join(): Promise<JoinResult> {
-    const { group, topics, instanceId, clientId, sessionTimeoutMs, rebalanceTimeoutMs, assignors } = this.#options
+    const { group, topics, instanceId, clientId, sessionTimeoutMs, rebalanceTimeoutMs, assignors } =
+      this.#options
     const subscription = { topics, owned: this.#owned, generation: this.#generation }
     return new Promise(resolve => {
       this.#broker.groups.join(
@@ -237,7 +238,10 @@ export class LocalMember implements Member {
     this.#heartbeat?.cancel()
     const { group, sessionTimeoutMs } = this.#options
     this.#heartbeat = this.#broker.clock.after(sessionTimeoutMs / HEARTBEATS_PER_SESSION, () => {
-      const error = this.#broker.groups.heartbeat({ group, ...this.#identity() }, this.#broker.clock.monotonic())
+      const error = this.#broker.groups.heartbeat(
+        { group, ...this.#identity() },
+        this.#broker.clock.monotonic(),
+      )
       this.#broker.watchGroups()
       if (error !== null && error !== 'REBALANCE_IN_PROGRESS') this.#refusal = error
       if (error !== null) this.#joinAgain()
@@ -246,7 +250,11 @@ export class LocalMember implements Member {
   }
 
   #identity(): { memberId: string; generation: number; instanceId: string | null } {
-    return { memberId: this.#memberId, generation: this.#generation, instanceId: this.#options.instanceId ?? null }
+    return {
+      memberId: this.#memberId,
+      generation: this.#generation,
+      instanceId: this.#options.instanceId ?? null,
+    }
   }
 
   #depart(): void {

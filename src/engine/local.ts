@@ -4,8 +4,8 @@
 
 import { Broker } from '../broker/broker.ts'
 import type { Topic } from '../broker/catalog.ts'
-import { CONSUMER_PROTOCOL_TYPE, decodeAssignment } from '../broker/consumer-protocol.ts'
 import { UNLIMITED } from '../broker/config.ts'
+import { CONSUMER_PROTOCOL_TYPE, decodeAssignment } from '../broker/consumer-protocol.ts'
 import { SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Disk } from '../lib/disk.ts'
@@ -143,7 +143,8 @@ export class LocalEngine implements Engine {
       return (await this.broker.createTopic({ name: topic })).partitions.length
     } catch (error) {
       // Two callers at once: the second finds what the first made.
-      if (error instanceof SluiceError && error.code === 'TOPIC_EXISTS') return this.broker.topic(topic).partitions.length
+      if (error instanceof SluiceError && error.code === 'TOPIC_EXISTS')
+        return this.broker.topic(topic).partitions.length
       throw error
     }
   }
@@ -171,7 +172,8 @@ export class LocalEngine implements Engine {
     const found = this.broker.partition(topic, partition)
     if (at === 'earliest') return found.startOffset
     if (at === 'latest') return found.highWatermark
-    if (typeof at === 'object') return found.offsetForTime(typeof at.time === 'number' ? at.time : at.time.getTime())
+    if (typeof at === 'object')
+      return found.offsetForTime(typeof at.time === 'number' ? at.time : at.time.getTime())
     if (at >= found.startOffset && at <= found.highWatermark) return at
     throw new SluiceError(
       'OFFSET_OUT_OF_RANGE',

@@ -98,7 +98,9 @@ export class EntryFile {
     let written = true
     const bytes = this.#tail!.subarray(0, this.#tailEntries * this.#entryBytes)
     try {
-      this.#withFile(this.#exists ? 'write' : 'create', file => file.write(bytes, this.#stored * this.#entryBytes))
+      this.#withFile(this.#exists ? 'write' : 'create', file =>
+        file.write(bytes, this.#stored * this.#entryBytes),
+      )
       this.#exists = true
       this.#stored += this.#tailEntries
     } catch (error) {

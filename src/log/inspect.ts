@@ -22,7 +22,7 @@ import {
 } from '../record/batch.ts'
 import { compressionTypes } from '../record/builder.ts'
 import { RecordCursor } from '../record/cursor.ts'
-import { type Checkpoint, CHECKPOINT_NAME, readCheckpoint } from './checkpoint.ts'
+import { CHECKPOINT_NAME, type Checkpoint, readCheckpoint } from './checkpoint.ts'
 import { findBatch, scan } from './scan.ts'
 import { segmentName, segmentOffset } from './segment.ts'
 
@@ -81,16 +81,25 @@ export function* dumpFile(disk: Disk, path: string, options: { records: boolean 
   const name = path.slice(path.lastIndexOf('/') + 1)
   const match = /^(\d{20})\.(log|index|timeindex)$/.exec(name)
   if (match === null) {
-    throw new SluiceError('FOREIGN_FILE', `${path}: not the name of a segment file (20 digits and .log, .index or .timeindex)`, {
-      file: path,
-    })
+    throw new SluiceError(
+      'FOREIGN_FILE',
+      `${path}: not the name of a segment file (20 digits and .log, .index or .timeindex)`,
+      {
+        file: path,
+      },
+    )
   }
   const base = Number(match[1])
   if (match[2] === 'log') yield* dumpLog(disk, path, base, options)
   else yield* dumpIndex(disk, path, base, match[2])
 }
 
-function* dumpLog(disk: Disk, path: string, base: number, options: { records: boolean }): Generator<DumpLine> {
+function* dumpLog(
+  disk: Disk,
+  path: string,
+  base: number,
+  options: { records: boolean },
+): Generator<DumpLine> {
   const file = disk.open(path, 'read')
   try {
     let position = 0
@@ -110,10 +119,14 @@ function* dumpLog(disk: Disk, path: string, base: number, options: { records: bo
       if (wrong === null) break
       const next = findBatch(file, position + 1, due, Number.MAX_SAFE_INTEGER)
       if (next === null && good === 0) {
-        throw new SluiceError('FOREIGN_FILE', `${path}: holds no record batch (${wrong} at position ${position})`, {
-          file: path,
-          position,
-        })
+        throw new SluiceError(
+          'FOREIGN_FILE',
+          `${path}: holds no record batch (${wrong} at position ${position})`,
+          {
+            file: path,
+            position,
+          },
+        )
       }
       yield { kind: 'damage', position, wrong, resumesAt: next?.position ?? -1 }
       if (next === null) break
@@ -124,7 +137,13 @@ function* dumpLog(disk: Disk, path: string, base: number, options: { records: bo
   }
 }
 
-function describeBatch(bytes: Buffer, at: number, length: number, position: number, withRecords: boolean): DumpedBatch {
+function describeBatch(
+  bytes: Buffer,
+  at: number,
+  length: number,
+  position: number,
+  withRecords: boolean,
+): DumpedBatch {
   const batch: DumpedBatch = {
     kind: 'batch',
     position,
@@ -168,7 +187,8 @@ function* dumpIndex(disk: Disk, path: string, base: number, suffix: string): Gen
   try {
     for (let at = 0; at + entryBytes <= file.size(); at += entryBytes) {
       const entry = Buffer.from(file.readNow(at, entryBytes))
-      if (suffix === 'index') yield { kind: 'offset-entry', offset: base + entry.readInt32BE(0), value: entry.readInt32BE(4) }
+      if (suffix === 'index')
+        yield { kind: 'offset-entry', offset: base + entry.readInt32BE(0), value: entry.readInt32BE(4) }
       else yield { kind: 'time-entry', offset: base + entry.readInt32BE(8), value: readInt64(entry, 0) }
     }
   } finally {
@@ -205,14 +225,24 @@ export function verifyLog(disk: Disk, directory: string): LogVerification {
   const found = readCheckpoint(disk, directory)
   const checkpoint = found === 'damaged' ? null : found
   if (found === 'damaged') {
-    findings.push({ severity: 'error', file: `${directory}/${CHECKPOINT_NAME}`, position: 0, message: 'the checkpoint is damaged' })
+    findings.push({
+      severity: 'error',
+      file: `${directory}/${CHECKPOINT_NAME}`,
+      position: 0,
+      message: 'the checkpoint is damaged',
+    })
   }
   const bases = names.map(segmentOffset).filter(offset => offset >= 0)
   let due = -1
   for (const [index, base] of bases.entries()) {
     const path = `${directory}/${segmentName(base, 'log')}`
     if (due >= 0 && base !== due) {
-      findings.push({ severity: 'error', file: path, position: 0, message: `begins at offset ${base}, ${due} is due` })
+      findings.push({
+        severity: 'error',
+        file: path,
+        position: 0,
+        message: `begins at offset ${base}, ${due} is due`,
+      })
     }
     due = verifySegment(disk, path, base, index === bases.length - 1, checkpoint, totals, findings)
     totals.segments++
@@ -221,7 +251,12 @@ export function verifyLog(disk: Disk, directory: string): LogVerification {
   }
   for (const name of names) {
     if (/\.(cut-\d+|orphan)$/.test(name)) {
-      findings.push({ severity: 'note', file: `${directory}/${name}`, position: 0, message: 'set aside by an earlier recovery' })
+      findings.push({
+        severity: 'note',
+        file: `${directory}/${name}`,
+        position: 0,
+        message: 'set aside by an earlier recovery',
+      })
     }
   }
   const startOffset = checkpoint?.startOffset ?? bases[0] ?? 0
@@ -245,16 +280,26 @@ function verifySegment(
   const size = file.size()
   file.close()
   totals.bytes += size
-  const durable = checkpoint === null || base > checkpoint.segment ? 0 : base < checkpoint.segment ? size : checkpoint.position
+  const durable =
+    checkpoint === null || base > checkpoint.segment
+      ? 0
+      : base < checkpoint.segment
+        ? size
+        : checkpoint.position
   if (size < durable) report('error', size, `the file ends here, ${durable} bytes were durable`)
   try {
     if (size === 0) return due
     for (const line of dumpLog(disk, path, base, { records: true })) {
       if (line.kind === 'damage') {
         const tail = isLast && line.resumesAt < 0 && line.position >= durable
-        report(tail ? 'note' : 'error', line.position, tail ? `incomplete last write: ${line.wrong}` : line.wrong)
+        report(
+          tail ? 'note' : 'error',
+          line.position,
+          tail ? `incomplete last write: ${line.wrong}` : line.wrong,
+        )
       } else if (line.kind === 'batch') {
-        if (line.baseOffset !== due) report('error', line.position, `offset ${line.baseOffset} where ${due} is due`)
+        if (line.baseOffset !== due)
+          report('error', line.position, `offset ${line.baseOffset} where ${due} is due`)
         if (!line.control && line.records!.length !== line.count) {
           report('error', line.position, `${line.records!.length} records instead of ${line.count}`)
         }
@@ -270,7 +315,13 @@ function verifySegment(
   return due
 }
 
-function verifyOffsetIndex(disk: Disk, directory: string, base: number, names: string[], findings: LogFinding[]): void {
+function verifyOffsetIndex(
+  disk: Disk,
+  directory: string,
+  base: number,
+  names: string[],
+  findings: LogFinding[],
+): void {
   const name = segmentName(base, 'index')
   if (!names.includes(name)) return
   const log = disk.open(`${directory}/${segmentName(base, 'log')}`, 'read')
@@ -285,7 +336,12 @@ function verifyOffsetIndex(disk: Disk, directory: string, base: number, names: s
             ? 'entry points beside a batch'
             : null
       if (wrong !== null) {
-        findings.push({ severity: 'note', file: `${directory}/${name}`, position: entry.value, message: `${wrong} (offset ${entry.offset})` })
+        findings.push({
+          severity: 'note',
+          file: `${directory}/${name}`,
+          position: entry.value,
+          message: `${wrong} (offset ${entry.offset})`,
+        })
         return
       }
       before = entry
@@ -295,13 +351,24 @@ function verifyOffsetIndex(disk: Disk, directory: string, base: number, names: s
   }
 }
 
-function verifyTimeIndex(disk: Disk, directory: string, base: number, names: string[], findings: LogFinding[]): void {
+function verifyTimeIndex(
+  disk: Disk,
+  directory: string,
+  base: number,
+  names: string[],
+  findings: LogFinding[],
+): void {
   const name = segmentName(base, 'timeindex')
   if (!names.includes(name)) return
   let before: DumpedEntry | null = null
   for (const entry of dumpIndex(disk, `${directory}/${name}`, base, 'timeindex')) {
     if (before !== null && (entry.offset <= before.offset || entry.value <= before.value)) {
-      findings.push({ severity: 'note', file: `${directory}/${name}`, position: 0, message: `entries out of order (offset ${entry.offset})` })
+      findings.push({
+        severity: 'note',
+        file: `${directory}/${name}`,
+        position: 0,
+        message: `entries out of order (offset ${entry.offset})`,
+      })
       return
     }
     before = entry

@@ -35,11 +35,17 @@ import { writeCheckpoint } from './checkpoint.ts'
 import { GroupCommit } from './group-commit.ts'
 import type { OpenFiles } from './open-files.ts'
 import { type ProducerState, removeSnapshotsBefore, writeSnapshot } from './producer-state.ts'
-import { markSyncFailure, type Recovered, type RecoveryReport, recover, unmarkSyncFailure } from './recovery.ts'
+import {
+  markSyncFailure,
+  type Recovered,
+  type RecoveryReport,
+  recover,
+  unmarkSyncFailure,
+} from './recovery.ts'
 import { locate } from './salvage.ts'
 import { readFully } from './scan.ts'
-import { type Due, LEADER_EPOCH, selectBatches } from './select.ts'
 import { RELATIVE_OFFSET_MAX, Segment } from './segment.ts'
+import { type Due, LEADER_EPOCH, selectBatches } from './select.ts'
 
 /** What a log lets itself be told; see docs/CONFIGURATION.md for the keys they come from. */
 export interface LogConfig {
@@ -142,7 +148,12 @@ export class Log {
     const found = await recover(disk, files, directory, config.indexIntervalBytes)
     const log = new Log(options, found)
     try {
-      if (log.#changed) await log.checkpoint()
+      if (log.#changed) {
+        // Also what was cut must stay cut: otherwise bytes from behind the cut could come back after the next crash,
+        // and follow a new batch as if they belonged there.
+        await log.#sync()
+        await log.checkpoint()
+      }
       if (found.syncFailed) unmarkSyncFailure(disk, directory)
     } catch (error) {
       log.#closeFiles()
@@ -229,11 +240,13 @@ export class Log {
     const idempotent = producerId(batch, 0) >= 0
     if (idempotent) {
       const known = this.#producers.check(batch, 0)
-      if (known >= 0) return { baseOffset: known, lastOffset: known + count - 1, appendTime: -1, repeated: true }
+      if (known >= 0)
+        return { baseOffset: known, lastOffset: known + count - 1, appendTime: -1, repeated: true }
     }
     const base = this.#endOffset
     const last = base + count - 1
-    if (!Number.isSafeInteger(last)) throw new SluiceError('STORAGE_FAILED', 'the partition has no more offsets')
+    if (!Number.isSafeInteger(last))
+      throw new SluiceError('STORAGE_FAILED', 'the partition has no more offsets')
     patchOffset(batch, 0, base, LEADER_EPOCH)
     let appendTime = -1
     if (this.#config.appendTime) {
@@ -387,17 +400,27 @@ export class Log {
 
   #check(batch: Buffer, trusted: boolean): void {
     if (!trusted) {
-      const wrong = checkBatch(batch, 0, batch.length) ?? (batchBytes(batch, 0) < batch.length ? 'more than one batch' : null)
+      const wrong =
+        checkBatch(batch, 0, batch.length) ??
+        (batchBytes(batch, 0) < batch.length ? 'more than one batch' : null)
       if (wrong !== null) throw new SluiceError('CORRUPT_MESSAGE', `the record batch is damaged: ${wrong}`)
       const count = recordCount(batch, 0)
       if (count < 1 || count !== lastOffsetDelta(batch, 0) + 1) {
-        throw new SluiceError('INVALID_RECORD', `a batch of ${count} records spans ${lastOffsetDelta(batch, 0) + 1} offsets`)
+        throw new SluiceError(
+          'INVALID_RECORD',
+          `a batch of ${count} records spans ${lastOffsetDelta(batch, 0) + 1} offsets`,
+        )
       }
       const compression = compressionOf(batch, 0)
       if (compression > COMPRESSION_MAX) {
-        throw new SluiceError('UNSUPPORTED_COMPRESSION', `there is no compression with number ${compression}`, { compression })
+        throw new SluiceError(
+          'UNSUPPORTED_COMPRESSION',
+          `there is no compression with number ${compression}`,
+          { compression },
+        )
       }
-      if (isControl(batch, 0)) throw new SluiceError('INVALID_RECORD', 'a control batch can only be written by the broker')
+      if (isControl(batch, 0))
+        throw new SluiceError('INVALID_RECORD', 'a control batch can only be written by the broker')
       if (producerId(batch, 0) >= 0 && (producerEpoch(batch, 0) < 0 || baseSequence(batch, 0) < 0)) {
         throw new SluiceError('INVALID_RECORD', 'a batch with a producer id needs an epoch and a sequence')
       }
@@ -445,8 +468,14 @@ export class Log {
   #refusal(error: unknown): Error {
     if (!(error instanceof DiskError)) return error as Error
     const { path } = error
-    if (error.isFull) return new SluiceError('DISK_FULL', `no room on the disk for ${path}`, { file: path }, error)
-    return new SluiceError('STORAGE_FAILED', `${path}: ${error.message}`, { file: path, directory: this.directory }, error)
+    if (error.isFull)
+      return new SluiceError('DISK_FULL', `no room on the disk for ${path}`, { file: path }, error)
+    return new SluiceError(
+      'STORAGE_FAILED',
+      `${path}: ${error.message}`,
+      { file: path, directory: this.directory },
+      error,
+    )
   }
 
   #isFull(bytes: number, last: number): boolean {
@@ -612,7 +641,8 @@ export class Log {
     }
     while (request.position >= request.segment.size) {
       const next = this.#segments[this.#segments.indexOf(request.segment) + 1]
-      if (next === undefined || next.baseOffset > request.offset) this.#locate(request, 0, 'the file ends here')
+      if (next === undefined || next.baseOffset > request.offset)
+        this.#locate(request, 0, 'the file ends here')
       else Object.assign(request, startOf(next))
     }
     const available = request.segment.size - request.position
@@ -647,7 +677,9 @@ export class Log {
     if (bytes.length >= asked) return null
     // Not at hand in one piece: asking again would bring the same.
     const whole = readFully(segment.file, position, needed)
-    return whole.length < needed ? this.#locate(request, 0, 'the file ends inside a batch') : this.#take(request, whole, false)
+    return whole.length < needed
+      ? this.#locate(request, 0, 'the file ends inside a batch')
+      : this.#take(request, whole, false)
   }
 
   /**
@@ -675,7 +707,12 @@ export class Log {
 
   // errors
 
-  #damage(request: ReadRequest, at: number, wrong: string, resumeOffset = this.#endOfSegment(request.segment)): SluiceError {
+  #damage(
+    request: ReadRequest,
+    at: number,
+    wrong: string,
+    resumeOffset = this.#endOfSegment(request.segment),
+  ): SluiceError {
     const position = request.position + at
     const file = request.segment.path
     return new SluiceError(

@@ -169,7 +169,8 @@ export class ProducerState {
         lastTimestamp: readInt64(bytes, at + 26),
         batches: [
           {
-            firstSequence: lastSequence >= delta ? lastSequence - delta : SEQUENCE_MAX - (delta - lastSequence) + 1,
+            firstSequence:
+              lastSequence >= delta ? lastSequence - delta : SEQUENCE_MAX - (delta - lastSequence) + 1,
             lastSequence,
             baseOffset: lastOffset - delta,
             lastOffset,
@@ -188,11 +189,15 @@ const isBefore = (sequence: number, expected: number): boolean => {
 }
 
 const outOfOrder = (id: number, sequence: number, expected: number): SluiceError =>
-  new SluiceError('OUT_OF_ORDER_SEQUENCE', `producer ${id} sends sequence ${sequence} where ${expected} is due`, {
-    producerId: id,
-    sequence,
-    expected,
-  })
+  new SluiceError(
+    'OUT_OF_ORDER_SEQUENCE',
+    `producer ${id} sends sequence ${sequence} where ${expected} is due`,
+    {
+      producerId: id,
+      sequence,
+      expected,
+    },
+  )
 
 const SNAPSHOT_NAME = /^(\d{20})\.snapshot$/
 
@@ -201,7 +206,12 @@ export const snapshotOffsets = (names: Iterable<string>): number[] =>
   [...names].flatMap(name => SNAPSHOT_NAME.exec(name)?.[1] ?? []).map(Number)
 
 /** Writes the snapshot (`encode`) of the state before `offset`. Durable once resolved. */
-export async function writeSnapshot(disk: Disk, directory: string, offset: number, snapshot: Buffer): Promise<void> {
+export async function writeSnapshot(
+  disk: Disk,
+  directory: string,
+  offset: number,
+  snapshot: Buffer,
+): Promise<void> {
   const file = disk.open(`${directory}/${segmentName(offset, 'snapshot')}`, 'create')
   try {
     file.write(snapshot, 0)

@@ -15,8 +15,8 @@
  */
 
 import { type Disk, DiskError, type DiskFile } from '../lib/disk.ts'
-import { lastOffset, baseOffset, producerId } from '../record/batch.ts'
-import { type Checkpoint, CHECKPOINT_NAME, readCheckpoint } from './checkpoint.ts'
+import { baseOffset, lastOffset, producerId } from '../record/batch.ts'
+import { CHECKPOINT_NAME, type Checkpoint, readCheckpoint } from './checkpoint.ts'
 import type { OpenFiles } from './open-files.ts'
 import { ProducerState, readSnapshot, snapshotOffsets } from './producer-state.ts'
 import { locate } from './salvage.ts'
@@ -56,14 +56,16 @@ export const crashCases: readonly CrashCase[] = [
   },
   {
     name: 'torn-tail',
-    cause: 'a crash in the middle of the last write, or before it was synced: nobody was told that it was stored',
+    cause:
+      'a crash in the middle of the last write, or before it was synced: nobody was told that it was stored',
     when: facts => !facts.misplaced && !facts.short && facts.damaged && !facts.goodBehind,
     action: 'cut',
     severity: 'note',
   },
   {
     name: 'lost-in-the-middle',
-    cause: 'a power cut kept a later write and lost an earlier one, none of them synced; or durable data was damaged since',
+    cause:
+      'a power cut kept a later write and lost an earlier one, none of them synced; or durable data was damaged since',
     when: facts => !facts.misplaced && !facts.short && facts.damaged && facts.goodBehind,
     action: 'cut-aside',
     severity: 'warning',
@@ -209,21 +211,39 @@ function listSegments(walk: Walk, files: OpenFiles, names: Set<string>, startOff
 /** Without a checkpoint everything is walked from the start of the first segment. */
 const beginning = (segments: readonly Segment[]): Checkpoint => {
   const offset = segments[0]?.baseOffset ?? 0
-  return { startOffset: offset, offset, segment: offset, position: 0, maxTimestamp: -1, maxTimestampOffset: -1, producers: -1 }
+  return {
+    startOffset: offset,
+    offset,
+    segment: offset,
+    position: 0,
+    maxTimestamp: -1,
+    maxTimestampOffset: -1,
+    producers: -1,
+  }
 }
 
 /** Walks the segment in which the checkpoint lies, from there on. Returns the offset that is due next. */
-async function walkFirst(walk: Walk, kept: Segment[], segment: Segment | undefined, known: Checkpoint): Promise<number> {
+async function walkFirst(
+  walk: Walk,
+  kept: Segment[],
+  segment: Segment | undefined,
+  known: Checkpoint,
+): Promise<number> {
   if (segment === undefined) return known.offset
   segment.cutIndexes(known.position)
   if (known.position > 0) segment.restoreMaxTimestamp(known.maxTimestamp, known.maxTimestampOffset)
   kept.push(segment)
   if (segment.size < known.position) {
-    await settle(walk, segment, { short: true, misplaced: false, damaged: false, goodBehind: false }, {
-      position: segment.size,
-      bytes: known.position - segment.size,
-      what: `the file ends at ${segment.size}, ${known.position} bytes were durable`,
-    })
+    await settle(
+      walk,
+      segment,
+      { short: true, misplaced: false, damaged: false, goodBehind: false },
+      {
+        position: segment.size,
+        bytes: known.position - segment.size,
+        what: `the file ends at ${segment.size}, ${known.position} bytes were durable`,
+      },
+    )
     return known.offset
   }
   return walkBatches(walk, segment, known.position, known.offset)
@@ -231,11 +251,16 @@ async function walkFirst(walk: Walk, kept: Segment[], segment: Segment | undefin
 
 async function walkLater(walk: Walk, kept: Segment[], segment: Segment, due: number): Promise<number> {
   if (segment.baseOffset !== due) {
-    await settle(walk, segment, { short: false, misplaced: true, damaged: false, goodBehind: false }, {
-      position: 0,
-      bytes: segment.size,
-      what: `it begins at offset ${segment.baseOffset}, the one before ended at ${due}`,
-    })
+    await settle(
+      walk,
+      segment,
+      { short: false, misplaced: true, damaged: false, goodBehind: false },
+      {
+        position: 0,
+        bytes: segment.size,
+        what: `it begins at offset ${segment.baseOffset}, the one before ended at ${due}`,
+      },
+    )
     return due
   }
   kept.push(segment)
@@ -260,11 +285,16 @@ async function walkBatches(walk: Walk, segment: Segment, position: number, due: 
     end = found.position + found.batchBytes
   }
   const goodBehind = wrong !== null && findBatch(file, end, next, Number.MAX_SAFE_INTEGER) !== null
-  await settle(walk, segment, { short: false, misplaced: false, damaged: wrong !== null, goodBehind }, {
-    position: end,
-    bytes: segment.size - end,
-    what: wrong ?? '',
-  })
+  await settle(
+    walk,
+    segment,
+    { short: false, misplaced: false, damaged: wrong !== null, goodBehind },
+    {
+      position: end,
+      bytes: segment.size - end,
+      what: wrong ?? '',
+    },
+  )
   return next
 }
 
@@ -388,7 +418,8 @@ function loadProducers(walk: Walk, names: Set<string>, known: Checkpoint): numbe
   }
   if (known.producers === 0) return known.offset
   for (const snapshot of snapshots) {
-    if (snapshot <= known.offset && readSnapshot(walk.disk, walk.directory, snapshot, walk.producers)) return snapshot
+    if (snapshot <= known.offset && readSnapshot(walk.disk, walk.directory, snapshot, walk.producers))
+      return snapshot
   }
   return 0
 }
@@ -400,11 +431,17 @@ function replayProducers(walk: Walk, segments: readonly Segment[], from: number,
     const next = segments[index + 1]
     if (next !== undefined && next.baseOffset <= from) continue
     const end = segment.baseOffset === known.segment ? Math.min(known.position, segment.size) : segment.size
-    const located = locate(segment.file, segment.baseOffset, next?.baseOffset ?? known.offset, Math.max(from, segment.baseOffset))
+    const located = locate(
+      segment.file,
+      segment.baseOffset,
+      next?.baseOffset ?? known.offset,
+      Math.max(from, segment.baseOffset),
+    )
     for (const found of scan(segment.file, located.position, end)) {
       if (found.wrong !== null) break
       const base = baseOffset(found.bytes, found.at)
-      if (base >= from && producerId(found.bytes, found.at) >= 0) walk.producers.note(found.bytes, found.at, base)
+      if (base >= from && producerId(found.bytes, found.at) >= 0)
+        walk.producers.note(found.bytes, found.at, base)
     }
   }
 }

@@ -12,14 +12,27 @@
  */
 
 import type { DiskFile } from '../lib/disk.ts'
-import { BATCH_HEADER_BYTES, asBuffer, baseOffset, batchBytes, checkHeader, lastOffset, lastOffsetDelta } from '../record/batch.ts'
-import { findBatch, type FoundBatch, scan } from './scan.ts'
+import {
+  asBuffer,
+  BATCH_HEADER_BYTES,
+  baseOffset,
+  batchBytes,
+  checkHeader,
+  lastOffset,
+  lastOffsetDelta,
+} from '../record/batch.ts'
+import { type FoundBatch, findBatch, scan } from './scan.ts'
 
 export type Located =
   /** The batch that holds the offset begins here. */
   | { readonly kind: 'found'; readonly position: number; readonly baseOffset: number }
   /** It is lost: the damage begins at `position`, and reading can go on at `resumeOffset`. */
-  | { readonly kind: 'lost'; readonly position: number; readonly wrong: string; readonly resumeOffset: number }
+  | {
+      readonly kind: 'lost'
+      readonly position: number
+      readonly wrong: string
+      readonly resumeOffset: number
+    }
 
 /** Looks for `offset` in a segment that holds the offsets from `startOffset` to below `endOffset`. Waits for the disk. Throws DiskError. */
 export function locate(file: DiskFile, startOffset: number, endOffset: number, offset: number): Located {
@@ -62,7 +75,11 @@ function findBehind(file: DiskFile, position: number, due: number, endOffset: nu
     if (next === null) return null
     const behind = headerAt(file, next.position + next.batchBytes)
     const dueBehind = next.lastOffset + 1
-    if (behind === null ? dueBehind === endOffset : baseOffset(behind, 0) === dueBehind && checkHeader(behind, 0, behind.length) === null) {
+    if (
+      behind === null
+        ? dueBehind === endOffset
+        : baseOffset(behind, 0) === dueBehind && checkHeader(behind, 0, behind.length) === null
+    ) {
       return next
     }
     from = next.position + 1

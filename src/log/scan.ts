@@ -5,8 +5,8 @@
 
 import type { DiskFile } from '../lib/disk.ts'
 import {
-  BATCH_HEADER_BYTES,
   asBuffer,
+  BATCH_HEADER_BYTES,
   baseOffset,
   batchBytes,
   checkBatch,
@@ -94,7 +94,12 @@ export function findBatch(
       const batch = at + length <= window.length ? window : readFully(file, start + at, length)
       const batchAt = batch === window ? at : 0
       if (checkBatch(batch, batchAt, batch.length) !== null) continue
-      return { position: start + at, baseOffset: base, lastOffset: lastOffset(batch, batchAt), batchBytes: length }
+      return {
+        position: start + at,
+        baseOffset: base,
+        lastOffset: lastOffset(batch, batchAt),
+        batchBytes: length,
+      }
     }
     start += last + 1
   }

@@ -10,8 +10,8 @@
  * the index gives and walks from batch to batch; if the position does not hold a batch, it walks from the start of the file.
  */
 
-import { lastOffset, maxTimestamp, readInt64, writeInt64 } from '../record/batch.ts'
 import type { Disk, DiskFile } from '../lib/disk.ts'
+import { lastOffset, maxTimestamp, readInt64, writeInt64 } from '../record/batch.ts'
 import { EntryFile } from './entry-file.ts'
 import type { OpenFiles } from './open-files.ts'
 
@@ -48,7 +48,13 @@ export class Segment {
   firstAppend = -1
   #removed = false
 
-  constructor(disk: Disk, files: OpenFiles, directory: string, baseOffset: number, names: ReadonlySet<string>) {
+  constructor(
+    disk: Disk,
+    files: OpenFiles,
+    directory: string,
+    baseOffset: number,
+    names: ReadonlySet<string>,
+  ) {
     this.baseOffset = baseOffset
     this.path = `${directory}/${segmentName(baseOffset, 'log')}`
     this.#disk = disk

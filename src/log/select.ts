@@ -37,7 +37,13 @@ export type Selection =
   | { readonly kind: 'damaged'; readonly at: number; readonly wrong: string }
 
 /** Batches from the one that holds `offset` on, none that begins at `limit` or later; `offset` is below `limit`. */
-export function selectBatches(bytes: Buffer, trusted: boolean, offset: number, limit: number, first: Due): Selection {
+export function selectBatches(
+  bytes: Buffer,
+  trusted: boolean,
+  offset: number,
+  limit: number,
+  first: Due,
+): Selection {
   let start = -1
   let due = first
   let next = first.baseOffset
@@ -49,8 +55,10 @@ export function selectBatches(bytes: Buffer, trusted: boolean, offset: number, l
       const length = batchBytes(bytes, at)
       const base = baseOffset(bytes, at)
       const last = lastOffset(bytes, at)
-      if (next >= 0 ? base !== next : base > offset) wrong = `offset ${base} where ${next < 0 ? offset : next} is due`
-      else if (at === 0 && due.lastOffset >= 0 && last !== due.lastOffset) wrong = 'not the batch that the index speaks of'
+      if (next >= 0 ? base !== next : base > offset)
+        wrong = `offset ${base} where ${next < 0 ? offset : next} is due`
+      else if (at === 0 && due.lastOffset >= 0 && last !== due.lastOffset)
+        wrong = 'not the batch that the index speaks of'
       else if (last < offset) {
         at += length
         next = last + 1

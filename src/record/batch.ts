@@ -53,12 +53,14 @@ export function asBuffer(bytes: Uint8Array): Buffer {
 }
 
 /** Bytes of the whole batch. Not checked: may be any number if the bytes are not a batch. */
-export const batchBytes = (bytes: Buffer, at: number): number => bytes.readInt32BE(at + 8) + BATCH_PREFIX_BYTES
+export const batchBytes = (bytes: Buffer, at: number): number =>
+  bytes.readInt32BE(at + 8) + BATCH_PREFIX_BYTES
 export const baseOffset = (bytes: Buffer, at: number): number => readInt64(bytes, at)
 export const leaderEpoch = (bytes: Buffer, at: number): number => bytes.readInt32BE(at + 12)
 export const attributes = (bytes: Buffer, at: number): number => bytes.readInt16BE(at + 21)
 export const lastOffsetDelta = (bytes: Buffer, at: number): number => bytes.readInt32BE(at + 23)
-export const lastOffset = (bytes: Buffer, at: number): number => readInt64(bytes, at) + bytes.readInt32BE(at + 23)
+export const lastOffset = (bytes: Buffer, at: number): number =>
+  readInt64(bytes, at) + bytes.readInt32BE(at + 23)
 export const baseTimestamp = (bytes: Buffer, at: number): number => readInt64(bytes, at + 27)
 export const maxTimestamp = (bytes: Buffer, at: number): number => readInt64(bytes, at + 35)
 export const producerId = (bytes: Buffer, at: number): number => readInt64(bytes, at + 43)
@@ -66,7 +68,8 @@ export const producerEpoch = (bytes: Buffer, at: number): number => bytes.readIn
 export const baseSequence = (bytes: Buffer, at: number): number => bytes.readInt32BE(at + 53)
 export const recordCount = (bytes: Buffer, at: number): number => bytes.readInt32BE(at + 57)
 export const compressionOf = (bytes: Buffer, at: number): number => attributes(bytes, at) & COMPRESSION_MASK
-export const isTransactional = (bytes: Buffer, at: number): boolean => (attributes(bytes, at) & TRANSACTIONAL) !== 0
+export const isTransactional = (bytes: Buffer, at: number): boolean =>
+  (attributes(bytes, at) & TRANSACTIONAL) !== 0
 export const isControl = (bytes: Buffer, at: number): boolean => (attributes(bytes, at) & CONTROL) !== 0
 export const hasAppendTime = (bytes: Buffer, at: number): boolean =>
   (attributes(bytes, at) & LOG_APPEND_TIME) !== 0

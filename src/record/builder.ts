@@ -137,7 +137,9 @@ export class BatchBuilder {
       batch.set(records, BATCH_HEADER_BYTES)
     }
     const attributes =
-      compression | (options.transactional === true ? TRANSACTIONAL : 0) | (options.control === true ? CONTROL : 0)
+      compression |
+      (options.transactional === true ? TRANSACTIONAL : 0) |
+      (options.control === true ? CONTROL : 0)
     writeInt64(batch, 0, 0)
     batch.writeInt32BE(end - 12, 8)
     batch.writeInt32BE(-1, 12)
@@ -198,7 +200,12 @@ function writeHeaders(buffer: Buffer, start: number, headers: readonly Header[])
   return at
 }
 
-function writeContent(buffer: Buffer, start: number, content: Uint8Array | string | null, bytes: number): number {
+function writeContent(
+  buffer: Buffer,
+  start: number,
+  content: Uint8Array | string | null,
+  bytes: number,
+): number {
   let at = writeVarint(buffer, start, bytes)
   if (content === null) return at
   if (typeof content !== 'string') {
