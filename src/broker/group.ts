@@ -497,7 +497,7 @@ export class Group {
       this.#rebalance(now, `${who} came back with other protocols`)
     } else if (wasHandingOver) {
       // The former member may have been about to join again so that what it gave up can be handed out. The newcomer
-      // does not know of that, and these partitions would stay without an owner (in Kafka they do).
+      // does not know of that, and nobody else would ask. (Kafka does not look at this.)
       this.#rebalance(now, `${who} started again in the middle of a handover`)
     } else if (this.#state === 'stable') {
       this.#resume(member, formerLeader, request.supportsSkipAssignment === true)
@@ -565,7 +565,6 @@ export class Group {
   /** Makes the next generation of those who have joined. Static members that have not keep their place. */
   #completeJoin(now: number): void {
     this.#initialUntil = -1
-    this.#joinedMeanwhile = false
     for (const member of [...this.#members.values()]) {
       if (member.joinReply === null && member.instanceId === null) {
         this.#host.expired(this.id, member.memberId)

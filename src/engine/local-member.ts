@@ -228,10 +228,9 @@ export class LocalMember implements Member {
 
   /** Only the leader looks after topics: when their partitions change it joins again, which makes all others do so. */
   #lookAtTopics(): void {
-    if (this.#partitionCounts === null) return
-    for (const [topic, count] of this.#partitionCounts) {
-      if ((this.#broker.findTopic(topic)?.partitions.length ?? 0) !== count) return this.#joinAgain()
-    }
+    const counts = [...(this.#partitionCounts ?? [])]
+    const changed = counts.some(([topic, count]) => (this.#broker.findTopic(topic)?.partitions.length ?? 0) !== count)
+    if (changed) this.#joinAgain()
   }
 
   #beat(): void {

@@ -151,7 +151,9 @@ export class Log {
       if (log.#changed) {
         // Also what was cut must stay cut: otherwise bytes from behind the cut could come back after the next crash,
         // and follow a new batch as if they belonged there.
-        await log.#sync()
+        await log.#sync().catch(error => {
+          throw log.#syncFailed(error)
+        })
         await log.checkpoint()
       }
       if (found.syncFailed) unmarkSyncFailure(disk, directory)
@@ -174,7 +176,7 @@ export class Log {
     this.#startOffset = found.startOffset
     this.#endOffset = found.endOffset
     this.#producers = found.producers
-    this.#changed = found.durableOffset < found.endOffset || found.reports.length > 0
+    this.#changed = found.isNew || found.durableOffset < found.endOffset || found.reports.length > 0
     // Found behind the checkpoint: written, perhaps not synced.
     for (const segment of found.segments) {
       if (segment.baseOffset >= found.walkedFrom) this.#unsyncedIndexes.add(segment)
@@ -510,7 +512,7 @@ export class Log {
     this.#unsynced.clear()
     this.#directoryUnsynced = false
     const syncs: Promise<void>[] = segments.map(segment => segment.sync())
-    if (syncDirectory) syncs.push(this.#disk.syncDirectory(this.directory))
+    if (syncDirectory) syncs.push((async () => this.#disk.syncDirectory(this.directory))())
     await Promise.all(syncs)
     this.#options.onSync?.(this.#options.clock.monotonic() - started)
     if (this.#bytesSinceCheckpoint >= CHECKPOINT_BYTES) {

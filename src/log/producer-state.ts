@@ -228,7 +228,7 @@ export function removeSnapshotsBefore(disk: Disk, directory: string, offset: num
   }
 }
 
-/** Reads a snapshot into `state`; false if it is damaged or gone. */
+/** Reads a snapshot into `state`; false if it is damaged or gone. Throws DiskError if it cannot be read: it may be good. */
 export function readSnapshot(disk: Disk, directory: string, offset: number, state: ProducerState): boolean {
   try {
     const file = disk.open(`${directory}/${segmentName(offset, 'snapshot')}`, 'read')
@@ -238,7 +238,7 @@ export function readSnapshot(disk: Disk, directory: string, offset: number, stat
       file.close()
     }
   } catch (error) {
-    if (error instanceof DiskError) return false
+    if (error instanceof DiskError && error.code === 'ENOENT') return false
     throw error
   }
 }

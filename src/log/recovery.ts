@@ -14,14 +14,15 @@
  * durable is copied into new files before it is believed. A power cut may take the mark, but takes the page cache with it.
  */
 
-import { type Disk, DiskError, type DiskFile } from '../lib/disk.ts'
-import { baseOffset, lastOffset, producerId } from '../record/batch.ts'
+import type { Disk, DiskFile } from '../lib/disk.ts'
+import { baseOffset, lastOffset, leaderEpoch, producerId } from '../record/batch.ts'
 import { CHECKPOINT_NAME, type Checkpoint, readCheckpoint } from './checkpoint.ts'
 import type { OpenFiles } from './open-files.ts'
 import { ProducerState, readSnapshot, snapshotOffsets } from './producer-state.ts'
 import { locate } from './salvage.ts'
 import { findBatch, scan } from './scan.ts'
 import { Segment, segmentName, segmentOffset } from './segment.ts'
+import { LEADER_EPOCH } from './select.ts'
 
 /** What is known of a segment at the place where its walk ends. */
 export interface CrashFacts {
@@ -112,6 +113,8 @@ export interface Recovered {
   readonly reports: RecoveryReport[]
   /** Segments with this base offset and later ones may hold what is not durable; before it nothing was looked at. */
   readonly walkedFrom: number
+  /** There has never been a record, nor a checkpoint. */
+  readonly isNew: boolean
   /** A mark of a failed sync was found; to be taken away once everything is durable. */
   readonly syncFailed: boolean
 }
@@ -150,12 +153,14 @@ async function recoverFiles(
 ): Promise<Recovered> {
   const walk: Walk = { disk, directory, indexIntervalBytes, producers: new ProducerState(), reports: [] }
   const found = readCheckpoint(disk, directory)
-  if (found === 'damaged') reportCheckpoint(walk)
   const checkpoint = found === 'damaged' ? null : found
   const startOffset = checkpoint?.startOffset ?? 0
   const syncFailed = names.has(SYNC_FAILED)
   if (syncFailed) await rewriteFrom(walk, names, checkpoint?.segment ?? 0)
   const segments = listSegments(walk, files, names, startOffset)
+  // The first checkpoint is written before the first append: without one there is nothing, unless somebody removed it.
+  const isNew = found === null && segments.every(segment => segment.baseOffset === 0 && segment.size === 0)
+  if (checkpoint === null && !isNew) reportCheckpoint(walk, found === null ? 'gone' : 'damaged')
   const known = checkpoint ?? beginning(segments)
   const producersFrom = loadProducers(walk, names, known)
 
@@ -184,6 +189,7 @@ async function recoverFiles(
     producers: walk.producers,
     reports: walk.reports,
     walkedFrom: known.segment,
+    isNew,
     syncFailed,
   }
 }
@@ -277,6 +283,8 @@ async function walkBatches(walk: Walk, segment: Segment, position: number, due: 
     wrong = found.wrong
     if (wrong === null && baseOffset(found.bytes, found.at) !== next) {
       wrong = `offset ${baseOffset(found.bytes, found.at)} where ${next} is due`
+    } else if (wrong === null && leaderEpoch(found.bytes, found.at) !== LEADER_EPOCH) {
+      wrong = 'a leader epoch that the log never wrote'
     }
     if (wrong !== null) break
     segment.note(found.bytes, found.at, found.batchBytes, found.position, walk.indexIntervalBytes)
@@ -359,13 +367,11 @@ async function copyFrom(disk: Disk, file: DiskFile, position: number, path: stri
 const SYNC_FAILED = 'sync-failed'
 const COPY = 'copy.tmp'
 
-/** To be called when a sync has failed. Does what it can. */
+/** To be called when a sync has failed. Does what it can: that the sync has failed is what people must hear. */
 export function markSyncFailure(disk: Disk, directory: string): void {
   try {
     disk.open(`${directory}/${SYNC_FAILED}`, 'create').close()
-  } catch (error) {
-    if (!(error instanceof DiskError)) throw error
-  }
+  } catch {}
 }
 
 export function unmarkSyncFailure(disk: Disk, directory: string): void {
@@ -392,10 +398,10 @@ async function rewriteFrom(walk: Walk, names: Set<string>, base: number): Promis
   walk.reports.push({ case: 'sync-failed', severity: 'warning', file, position: 0, bytes: 0, message })
 }
 
-function reportCheckpoint(walk: Walk): void {
+function reportCheckpoint(walk: Walk, what: 'damaged' | 'gone'): void {
   const file = `${walk.directory}/${CHECKPOINT_NAME}`
-  const message = `${file} is damaged: everything is walked, and deleted records that are still stored are back`
-  walk.reports.push({ case: 'damaged-checkpoint', severity: 'warning', file, position: 0, bytes: 0, message })
+  const message = `${file} is ${what}: everything is walked, and deleted records that are still stored are back`
+  walk.reports.push({ case: 'no-checkpoint', severity: 'warning', file, position: 0, bytes: 0, message })
 }
 
 function reportMissing(walk: Walk, known: Checkpoint): void {

@@ -102,9 +102,9 @@ export class BatchBuilder {
       varlongBytes(timestampDelta) +
       varintBytes(this.#count) +
       varintBytes(keyBytes) +
-      (keyBytes > 0 ? keyBytes : 0) +
+      Math.max(keyBytes, 0) +
       varintBytes(valueBytes) +
-      (valueBytes > 0 ? valueBytes : 0) +
+      Math.max(valueBytes, 0) +
       (headers === null ? 1 : headersBytes(headers))
     this.#reserve(bodyBytes + 5)
 
@@ -186,7 +186,7 @@ function headersBytes(headers: readonly Header[]): number {
     const nameBytes = Buffer.byteLength(name)
     bytes += varintBytes(nameBytes) + nameBytes
     const valueBytes = value === null ? -1 : bytesOf(value)
-    bytes += varintBytes(valueBytes) + (valueBytes > 0 ? valueBytes : 0)
+    bytes += varintBytes(valueBytes) + Math.max(valueBytes, 0)
   }
   return bytes
 }

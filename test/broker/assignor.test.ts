@@ -133,6 +133,45 @@ describe('sticky', () => {
     })
   })
 
+  test('what is given up is the end of each topic, so that both keep some of each', () => {
+    const members = [member('a', 't u', 't/0 t/1 t/2 t/3 u/0 u/1 u/2 u/3'), member('b', 't u')]
+    expect(shown(assign('sticky', members, counts({ t: 4, u: 4 })))).toEqual({
+      a: 't/0 t/1 u/0 u/1',
+      b: 't/2 t/3 u/2 u/3',
+    })
+  })
+
+  // the answers to these two are those of the Java client (kafka-clients 4.0.0)
+  test('different subscriptions: two members do not swap partitions of a topic', () => {
+    const members = [
+      member('a', 't1'),
+      member('b', 't0', 't0/0 t0/1'),
+      member('c', 't0 t1', 't0/2 t0/3 t1/0 t1/1'),
+      member('d', 't1'),
+    ]
+    expect(shown(assign('sticky', members, counts({ t0: 4, t1: 2 })))).toEqual({
+      a: 't1/0',
+      b: 't0/0 t0/1',
+      c: 't0/2 t0/3',
+      d: 't1/1',
+    })
+  })
+
+  test('different subscriptions: partitions that nobody had are moved before those that somebody has', () => {
+    const members = [
+      member('a', 't0 t1'),
+      member('b', 't0 t1', 't0/0 t1/2'),
+      member('c', 't0'),
+      member('d', 't1'),
+    ]
+    expect(shown(assign('sticky', members, counts({ t0: 2, t1: 3 })))).toEqual({
+      a: 't1/1',
+      b: 't0/0 t1/2',
+      c: 't0/1',
+      d: 't1/0',
+    })
+  })
+
   test('different subscriptions: what the owner no longer reads goes to who does', () => {
     const members = [member('a', 'u', 't/0 t/1 u/0'), member('b', 't')]
     expect(shown(assign('sticky', members, counts({ t: 2, u: 1 })))).toEqual({ a: 'u/0', b: 't/0 t/1' })

@@ -656,6 +656,32 @@ describe('static members', () => {
     expect(answer(back)).toMatchObject({ error: null, generation: 3, leader: 'j-2' })
   })
 
+  test('a newcomer that waits for a rebalance is not dropped when the session ends meanwhile', () => {
+    grow(1, 'stable')
+    restart()
+    const back = restart()
+    passBeating(SESSION + 1, 1, 'client-1')
+    expect(waits(back)).toBe(true)
+    join('client-1')
+    expect(answer(back)).toMatchObject({ error: null, generation: 2 })
+  })
+
+  test('a newcomer has to ask for its assignment in time, as its former self had to', () => {
+    join('')
+    sync('client-1', 1)
+    restart()
+    join('client-1')
+    sync('client-1', 2)
+    const { memberId } = answer(restart())
+    for (let left = REBALANCE; left > 0; left -= 5_000) {
+      expect(heartbeat(memberId, 2, 'i')).toBe(null)
+      heartbeat('client-1', 2)
+      pass(5_000)
+    }
+    expect(heartbeat(memberId, 2, 'i')).toBe('UNKNOWN_MEMBER')
+    expect(memberIds()).toEqual(['client-1'])
+  })
+
   test('one can be sent away by its instance id alone', () => {
     pair()
     expect(leave('', 'nobody')).toBe('UNKNOWN_MEMBER')
@@ -848,6 +874,17 @@ describe('the wait for first members', () => {
     const second = join('')
     join('client-1')
     expect(answer(second).generation).toBe(2)
+  })
+
+  test('one that has become empty does', () => {
+    join('')
+    pass(3_000)
+    leave('client-1')
+    const next = join('')
+    pass(2_999)
+    expect(waits(next)).toBe(true)
+    pass(1)
+    expect(answer(next)).toMatchObject({ error: null, generation: 3 })
   })
 
   test('if all leave meanwhile, it is empty when the delay is over', () => {

@@ -277,6 +277,8 @@ export class FaultyDisk implements Disk {
     } else if (replaced !== undefined && moved instanceof Folder) {
       throw failure('ENOTDIR', to, 'is not a folder')
     }
+    // What a cache holds in memory, it holds by name.
+    if (moved instanceof FaultyInode) moved.forgetWriter()
     this.#operate('rename', `${from} -> ${to}`, operation => {
       if (replaced instanceof FaultyInode) this.room += replaced.size
       this.#enter(operation, [fromParent, toParent], (folder, entries) => {
