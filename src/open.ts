@@ -45,7 +45,7 @@ export interface OpenOptions {
  * `INVALID_CONFIG`.
  */
 export async function open(target: string | OpenOptions): Promise<Sluice> {
-  const options: OpenOptions = typeof target === 'string' ? { url: target } : target
+  const options: OpenOptions = typeof target === 'object' && target !== null ? target : { url: target }
   const url = localUrl(options.url)
   const { flush, autoCreateTopics, defaultPartitions, config, cacheBytesMax, onReport, clock, clientId } =
     options

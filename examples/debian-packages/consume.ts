@@ -18,7 +18,8 @@ const MEMBERS = 3
 const COMMIT_EVERY = 25
 
 const [data, output, topic = 'packages', group = 'readers'] = process.argv.slice(2)
-if (data === undefined || output === undefined) throw new Error('usage: consume.ts DATA OUTPUT [TOPIC [GROUP]]')
+if (data === undefined || output === undefined)
+  throw new Error('usage: consume.ts DATA OUTPUT [TOPIC [GROUP]]')
 
 /** Aborted when everything has been read, or on Ctrl-C. */
 const done = new AbortController()

@@ -299,4 +299,65 @@ export const commands: readonly CommandRow[] = [
     examples: ['sluice verify data', 'sluice verify data/topics/orders-0 --json'],
     load: async () => (await import('./verify.ts')).verify,
   },
+  {
+    path: 'bench',
+    summary: 'measure messages per second, latency and memory on this machine',
+    notes:
+      'Publishing and consuming, in memory and in files, with each flush policy, against the limits underneath. Every figure is taken in a process of its own, in a folder that is removed afterwards; about ten minutes in full, two with --quick. Keep the machine idle meanwhile.',
+    options: [
+      { flags: '--list', meaning: 'show the scenarios, and measure nothing' },
+      { flags: '--quick', meaning: 'a fifth of the messages, fewer rounds' },
+      {
+        flags: '--only <SCENARIO...>',
+        meaning: 'these scenarios: names, or their first words (publish/always)',
+        kind: 'list',
+      },
+      { flags: '--bytes <N...>', meaning: 'sizes of a message value (default 100 and 1024)', kind: 'list' },
+      {
+        flags: '--messages <N>',
+        meaning: 'messages per round; slow scenarios take a share (default 1000000, or less of large ones)',
+        kind: 'count',
+      },
+      { flags: '--rounds <N>', meaning: 'rounds whose median is taken (default 5; quick 3)', kind: 'count' },
+      {
+        flags: '--dir <DIR>',
+        meaning: 'measure the disk that this folder is on (default: for temporary files)',
+      },
+      { flags: '-j, --json <FILE>', meaning: 'write the report to a file as well, as JSON' },
+    ],
+    examples: [
+      'sluice bench --quick',
+      'sluice bench --only publish/always consume --bytes 256 --dir /var/lib/sluice',
+      'sluice bench --json result.json',
+    ],
+    load: async () => (await import('./bench.ts')).bench,
+  },
+  {
+    path: 'bench',
+    summary: 'measure this machine: publish, consume, and the limits underneath',
+    notes:
+      'Each figure is taken in a process of its own, in turns with plain code that does the least that could do the job: OF LIMIT is the ratio of the two. SIGINT ends it early, with what was measured.',
+    operands: [
+      ['[scenarios...]', 'what to measure, by name or by the first words of names (default: everything)'],
+    ],
+    options: [
+      { flags: '--list', meaning: 'show the scenarios, and measure nothing' },
+      { flags: '--quick', meaning: 'fewer messages and rounds' },
+      {
+        flags: '--bytes <N>',
+        meaning: 'size of the values; may be repeated (default 100 and 1024)',
+        kind: 'list',
+      },
+      { flags: '--messages <N>', meaning: 'messages in a round (default 1000000)', kind: 'count' },
+      { flags: '--rounds <N>', meaning: 'rounds that count (default 5)', kind: 'count' },
+      { flags: '--directory <DIR>', meaning: 'the disk to measure (default: where temporary files go)' },
+      json,
+    ],
+    examples: [
+      'sluice bench --quick',
+      'sluice bench publish --bytes 100 --directory /var/lib',
+      'sluice bench --list',
+    ],
+    load: async () => (await import('./bench.ts')).bench,
+  },
 ]

@@ -65,7 +65,6 @@ export const produce: Run = async (context, invocation) => {
       )
       if (interrupted.aborted || publication.failure) break
     }
-    await producer.flush()
     await publication.settled()
   } finally {
     progress.stop()

@@ -72,6 +72,7 @@ export class Committer {
 
   /** The same for those who cannot use an error: it becomes an event. What failed for now is tried again. */
   async commitQuietly(readers?: Iterable<PartitionReader>): Promise<void> {
+    if (this.#member === null) return
     try {
       await this.commitHandled(readers)
     } catch (error) {

@@ -399,7 +399,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   async #windDown(): Promise<void> {
     this.#fetcher.wake()
     await this.#handlersDone(this.#readers, this.#deadlineMs)
-    if (this.#committer.automatic && this.#member !== null) await this.#committer.commitQuietly()
+    if (this.#committer.automatic) await this.#committer.commitQuietly()
     const member = this.#member
     try {
       await member?.leave()
@@ -415,22 +415,27 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
 
   /** Waits for the handlers of these partitions; after the deadline their outcome does not count any more. */
   async #handlersDone(readers: readonly PartitionReader[], deadlineMs: number): Promise<void> {
-    if (!readers.some(reader => reader.busy)) return
+    const atWork = readers.filter(({ busy, abandoned }) => busy && !abandoned)
+    if (atWork.length === 0) return
     const { promise, resolve } = Promise.withResolvers<void>()
     const timer = this.#clock.after(deadlineMs, resolve)
-    await Promise.race([promise, Promise.all(readers.map(reader => reader.whenIdle()))])
+    await Promise.race([promise, Promise.all(atWork.map(reader => reader.whenIdle()))])
     timer.cancel()
-    for (const reader of readers) {
+    for (const reader of atWork) {
       if (!reader.busy) continue
-      const { topic, partition } = reader
+      const { topic, partition, handled: offset } = reader
+      const what =
+        this.#handler.kind === 'iterator'
+          ? 'the loop did not come back (inside it, use break instead of awaiting stop)'
+          : 'the handler did not finish'
       this.#warn(
         new SluiceError(
           'TIMED_OUT',
-          `${topic}/${partition}: the handler did not finish within ${deadlineMs} ms; its message will be handed out again`,
-          { topic, partition, offset: reader.handled },
+          `${topic}/${partition}: ${what} within ${deadlineMs} ms; its message will be handed out again`,
+          { topic, partition, offset },
         ),
       )
-      reader.epoch++
+      reader.abandon()
     }
   }
 
@@ -442,12 +447,10 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     try {
       const group = this.#groupOrThrow()
       const commits = await this.#retried(() => this.#engine.committed(group, partitions))
-      for (const of of partitions) {
-        if (this.#ending !== session || this.#isOver) return
-        const committed = commits.find(commit => isSame(commit, of))
-        await this.#assign(of, committed?.offset)
-      }
-      this.emit('assigned', partitions)
+      const readers = await Promise.all(
+        partitions.map(of => this.#readerFor(of, commits.find(commit => isSame(commit, of))?.offset)),
+      )
+      if (this.#ending === session) this.#add(readers)
     } catch (error) {
       if (this.#ending === session) this.#fail(error)
     }
@@ -488,30 +491,32 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
           { ...of, partitions: count },
         )
       }
-      await this.#assign(of, undefined)
     }
-    this.emit('assigned', partitions)
+    this.#add(await Promise.all(partitions.map(of => this.#readerFor(of, undefined))))
   }
 
-  async #assign(of: TopicPartition, committed: number | undefined): Promise<void> {
+  /** A reader that stands where this consumer is to begin. */
+  async #readerFor(of: TopicPartition, committed: number | undefined): Promise<PartitionReader> {
     const key = `${of.topic}/${of.partition}`
-    const sought = this.#seeks.get(key)
+    const position = await this.#resolve(of, this.#seeks.get(key) ?? committed ?? this.#from)
     this.#seeks.delete(key)
-    const start = sought ?? committed ?? this.#from
-    const position = await this.#resolve(of, start)
+    const topic = this.#topics.get(of.topic) ?? topicOf(of.topic)
+    return new PartitionReader(topic, of.partition, position, committed ?? -1)
+  }
+
+  /** From here on they are read. A listener of 'assigned' comes before the first message, so that it can seek or pause. */
+  #add(readers: readonly PartitionReader[]): void {
     if (this.#isOver) return
-    this.#remove(this.#halt([of]))
-    const reader = new PartitionReader(
-      this.#topics.get(of.topic) ?? topicOf(of.topic),
-      of.partition,
-      position,
-      committed ?? -1,
+    this.#remove(this.#halt(readers))
+    for (const reader of readers) reader.paused = this.#pausedAll
+    this.#readers.push(...readers)
+    this.emit(
+      'assigned',
+      readers.map(({ topic, partition }) => ({ topic, partition })),
     )
-    reader.paused = this.#pausedAll
-    this.#readers.push(reader)
-    // where it begins is worth a commit: 'latest' must not move on while nobody is reading
+    // where they begin is worth a commit: 'latest' must not move on while nobody is reading
     this.#committer.touch()
-    this.#fetcher.feed(reader)
+    this.#fetcher.wake()
   }
 
   #resolve({ topic, partition }: TopicPartition, at: OffsetSpec): Promise<number> {

@@ -33,6 +33,8 @@ export class PartitionReader implements TopicPartition {
   halted = false
   /** A handler is at work on it. */
   busy = false
+  /** That handler took too long, and nobody waits for it any more. */
+  abandoned = false
   /** Waits in the consumer's queue of partitions with something to hand out. */
   queued = false
   /** Part of the fetch under way. */
@@ -145,17 +147,31 @@ export class PartitionReader implements TopicPartition {
     this.seek(this.handled)
   }
 
+  /** What the handler that is at work does no longer counts. */
+  abandon(): void {
+    this.abandoned = true
+    this.epoch++
+    this.#becomeIdle()
+  }
+
   begin(): void {
     this.busy = true
   }
 
   end(): void {
     this.busy = false
-    for (const resolve of this.#idleWaiters.splice(0)) resolve()
+    this.#becomeIdle()
   }
 
+  /** Resolves when no handler is at work on it that anybody waits for. */
   whenIdle(): Promise<void> {
-    return this.busy ? new Promise(resolve => this.#idleWaiters.push(resolve)) : Promise.resolve()
+    return this.busy && !this.abandoned
+      ? new Promise(resolve => this.#idleWaiters.push(resolve))
+      : Promise.resolve()
+  }
+
+  #becomeIdle(): void {
+    for (const resolve of this.#idleWaiters.splice(0)) resolve()
   }
 
   #advance(): boolean {

@@ -13,7 +13,7 @@ import type {
   TopicDescription,
   TopicPartition,
 } from '../engine/engine.ts'
-import { SluiceError } from '../errors.ts'
+import { isSluiceError, SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import { Consumer } from './consumer.ts'
 import type { ConsumerOptions } from './consumer-options.ts'
@@ -197,14 +197,15 @@ export class Sluice {
     return await this.engine.listGroups()
   }
 
-  /** State, members, and for each committed or assigned partition the commit and the lag. Throws `UNKNOWN_GROUP`. */
+  /** State, members, and for each committed partition of a topic that exists the commit and the lag. Throws `UNKNOWN_GROUP`. */
   async describeGroup(group: string): Promise<GroupReport> {
     this.#checkOpen()
     const [description, commits] = await Promise.all([
       this.engine.describeGroup(group),
       this.engine.committed(group),
     ])
-    const partitions = await Promise.all(commits.map(commit => this.#groupPartition(commit, description)))
+    const described = await Promise.all(commits.map(commit => this.#groupPartition(commit, description)))
+    const partitions = described.filter(partition => partition !== null)
     return { ...description, partitions, lag: partitions.reduce((sum, { lag }) => sum + lag, 0) }
   }
 
@@ -277,13 +278,23 @@ export class Sluice {
     await Promise.all([...this.#producers].map(producer => producer.refresh(topic)))
   }
 
-  async #groupPartition(commit: CommittedOffset, description: GroupDescription): Promise<GroupPartition> {
+  /** Null if the topic does not exist any more. */
+  async #groupPartition(
+    commit: CommittedOffset,
+    description: GroupDescription,
+  ): Promise<GroupPartition | null> {
     const { topic, partition, offset } = commit
     const holder = description.members.find(member =>
       member.assignment.some(held => held.topic === topic && held.partition === partition),
     )
-    const endOffset = await this.engine.offsetFor(topic, partition, 'latest')
-    return { ...commit, endOffset, lag: Math.max(0, endOffset - offset), memberId: holder?.memberId ?? null }
+    try {
+      const endOffset = await this.engine.offsetFor(topic, partition, 'latest')
+      const lag = Math.max(0, endOffset - offset)
+      return { ...commit, endOffset, lag, memberId: holder?.memberId ?? null }
+    } catch (error) {
+      if (isSluiceError(error, 'UNKNOWN_TOPIC')) return null
+      throw error
+    }
   }
 
   async #partitionsToReset(

@@ -13,7 +13,7 @@
  */
 
 import { hostname } from 'node:os'
-import { type Assignor, assign, type TopicPartition } from '../broker/assignor.ts'
+import { type Assignor, type AssignorMember, assign, type TopicPartition } from '../broker/assignor.ts'
 import type { Broker } from '../broker/broker.ts'
 import {
   CONSUMER_PROTOCOL_TYPE,
@@ -22,12 +22,13 @@ import {
   encodeAssignment,
   encodeMember,
 } from '../broker/consumer-protocol.ts'
-import type { JoinResult, SyncResult } from '../broker/group.ts'
+import type { JoinResult, MemberAssignment, SyncResult } from '../broker/group.ts'
 import { type ErrorCode, SluiceError } from '../errors.ts'
 import type { Timer } from '../lib/clock.ts'
 import type { CommitOffset, CommittedOffset, Member, MemberEvents, MemberOptions } from './engine.ts'
 
 const HEARTBEATS_PER_SESSION = 3
+const NOTHING = { partitions: [], generation: -1 }
 
 export class LocalMember implements Member {
   readonly #broker: Broker
@@ -38,6 +39,8 @@ export class LocalMember implements Member {
   #memberId = ''
   #generation = -1
   #owned: readonly TopicPartition[] = []
+  /** What it was assigned last, and in which generation: claims are made with these, also after giving everything up. */
+  #last: { readonly partitions: readonly TopicPartition[]; readonly generation: number } = NOTHING
   #cooperative = false
   /** As leader: how many partitions each topic had when it was shared out. */
   #partitionCounts: ReadonlyMap<string, number> | null = null
@@ -89,7 +92,7 @@ export class LocalMember implements Member {
   async leave(): Promise<void> {
     this.#leaving = true
     // A join waits for the slowest member of the group; whoever leaves does not.
-    if (this.#joining) this.#depart()
+    if (this.#joining && this.#options.instanceId === undefined) this.#depart()
     this.#joinAgain()
     await this.#loop
   }
@@ -97,6 +100,7 @@ export class LocalMember implements Member {
   async #run(joined: () => void): Promise<void> {
     while (!this.#leaving) {
       this.#joining = true
+      const generationBefore = this.#generation
       const join = await this.#join()
       this.#joining = false
       // What the group wanted before this answer, it has got; what it wants from here on counts.
@@ -107,13 +111,16 @@ export class LocalMember implements Member {
       }
       joined()
       this.#beat()
+      // A static member can be passed over for a generation, and others given what it holds.
+      if (join.generation > generationBefore + 1) await this.#lose()
+      const claimed = this.#owned
       const sync = await this.#sync(join)
       if (sync.error !== null) {
         await this.#recover(sync.error)
         continue
       }
       this.#cooperative = join.protocol === 'cooperative-sticky'
-      await this.#take(decodeAssignment(sync.assignment).partitions)
+      await this.#take(decodeAssignment(sync.assignment).partitions, claimed)
       if (!this.#wanted && !this.#leaving) await this.#idle()
       const refusal = this.#refusal
       this.#refusal = null
@@ -126,7 +133,10 @@ export class LocalMember implements Member {
   #join(): Promise<JoinResult> {
     const { group, topics, instanceId, clientId, sessionTimeoutMs, rebalanceTimeoutMs, assignors } =
       this.#options
-    const subscription = { topics, owned: this.#owned, generation: this.#generation }
+    const { partitions, generation } = this.#last
+    // By then an eager member holds nothing; what sticky asks for is what it had.
+    const metadata = (name: Assignor): Uint8Array =>
+      encodeMember(name, { topics, owned: name === 'sticky' ? partitions : this.#owned, generation })
     return new Promise(resolve => {
       this.#broker.groups.join(
         {
@@ -138,8 +148,9 @@ export class LocalMember implements Member {
           sessionTimeoutMs,
           rebalanceTimeoutMs,
           protocolType: CONSUMER_PROTOCOL_TYPE,
-          protocols: assignors.map(name => ({ name, metadata: encodeMember(name, subscription) })),
+          protocols: assignors.map(name => ({ name, metadata: metadata(name) })),
           requireKnownMemberId: false,
+          supportsSkipAssignment: true,
         },
         this.#broker.clock.monotonic(),
         result => {
@@ -155,9 +166,10 @@ export class LocalMember implements Member {
   }
 
   #sync(join: JoinResult): Promise<SyncResult> {
-    const leads = join.leader === join.memberId && !join.skipAssignment
-    const assignments = leads ? this.#assign(join) : []
-    if (!leads) this.#partitionCounts = null
+    const leads = join.leader === join.memberId
+    const members = leads ? decodeMembers(join) : []
+    this.#partitionCounts = leads ? this.#countPartitions(members) : null
+    const assignments = leads && !join.skipAssignment ? this.#assign(join.protocol as Assignor, members) : []
     return new Promise(resolve => {
       const request = { group: this.#options.group, ...this.#identity(), assignments }
       this.#broker.groups.sync(request, this.#broker.clock.monotonic(), resolve)
@@ -165,30 +177,35 @@ export class LocalMember implements Member {
     })
   }
 
-  #assign(join: JoinResult): { memberId: string; assignment: Uint8Array }[] {
-    const assignor = join.protocol as Assignor
-    const members = join.members.map(member =>
-      decodeMember(assignor, member.memberId, member.instanceId, member.metadata),
+  #assign(assignor: Assignor, members: readonly AssignorMember[]): MemberAssignment[] {
+    return [...assign(assignor, members, topic => this.#partitionsOf(topic))].map(
+      ([memberId, partitions]) => ({
+        memberId,
+        assignment: encodeAssignment({ partitions, userData: null }),
+      }),
     )
-    const counts = new Map<string, number>()
-    const partitionsOf = (topic: string): number => this.#broker.findTopic(topic)?.partitions.length ?? 0
-    for (const member of members) for (const topic of member.topics) counts.set(topic, partitionsOf(topic))
-    this.#partitionCounts = counts
-    return [...assign(assignor, members, partitionsOf)].map(([memberId, partitions]) => ({
-      memberId,
-      assignment: encodeAssignment({ partitions, userData: null }),
-    }))
   }
 
-  /** Moves from what is held to what is assigned. */
-  async #take(assigned: readonly TopicPartition[]): Promise<void> {
+  #partitionsOf(topic: string): number {
+    return this.#broker.findTopic(topic)?.partitions.length ?? 0
+  }
+
+  #countPartitions(members: readonly AssignorMember[]): ReadonlyMap<string, number> {
+    return new Map(
+      members.flatMap(({ topics }) => topics.map(topic => [topic, this.#partitionsOf(topic)] as const)),
+    )
+  }
+
+  /** Moves from what is held to what is assigned. `claimed`: what the member said it held when it joined. */
+  async #take(assigned: readonly TopicPartition[], claimed: readonly TopicPartition[]): Promise<void> {
     const lost = without(this.#owned, assigned)
     const gained = without(assigned, this.#owned)
     if (lost.length > 0) await this.#giveUp(lost)
     this.#owned = assigned
+    this.#last = { partitions: assigned, generation: this.#generation }
     await this.#events.assigned(gained)
-    // What was given up can now be assigned to somebody else.
-    if (lost.length > 0 && this.#cooperative) this.#joinAgain()
+    // What the others were told that this member holds, and does no more, can now be assigned to one of them.
+    if (this.#cooperative && without(claimed, assigned).length > 0) this.#joinAgain()
   }
 
   async #giveUp(partitions: readonly TopicPartition[]): Promise<void> {
@@ -208,6 +225,11 @@ export class LocalMember implements Member {
     }
     this.#memberId = ''
     this.#generation = -1
+    await this.#lose()
+    this.#last = NOTHING
+  }
+
+  async #lose(): Promise<void> {
     const lost = this.#owned
     this.#owned = []
     if (lost.length > 0) await this.#events.lost(lost)
@@ -229,7 +251,7 @@ export class LocalMember implements Member {
   /** Only the leader looks after topics: when their partitions change it joins again, which makes all others do so. */
   #lookAtTopics(): void {
     const counts = [...(this.#partitionCounts ?? [])]
-    const changed = counts.some(([topic, count]) => (this.#broker.findTopic(topic)?.partitions.length ?? 0) !== count)
+    const changed = counts.some(([topic, count]) => this.#partitionsOf(topic) !== count)
     if (changed) this.#joinAgain()
   }
 
@@ -257,16 +279,17 @@ export class LocalMember implements Member {
   }
 
   #depart(): void {
-    const { group, instanceId } = this.#options
+    const { group } = this.#options
     if (this.#memberId === '') return
-    const leaving = [{ memberId: this.#memberId, instanceId: instanceId ?? null }]
+    const leaving = [{ memberId: this.#memberId, instanceId: null }]
     this.#broker.groups.leave(group, leaving, this.#broker.clock.monotonic())
     this.#broker.watchGroups()
   }
 
   #finish(): void {
-    const { group } = this.#options
-    this.#depart()
+    const { group, instanceId } = this.#options
+    // A static member stays in the group until its session is over: its next self takes its place, without a rebalance.
+    if (instanceId === undefined) this.#depart()
     this.#stop(new SluiceError('CONSUMER_CLOSED', `the member has left group "${group}"`, { group }))
   }
 
@@ -295,3 +318,8 @@ export const withMetadata = (commit: CommitOffset): CommittedOffset => ({
   offset: commit.offset,
   metadata: commit.metadata ?? '',
 })
+
+const decodeMembers = (join: JoinResult): AssignorMember[] =>
+  join.members.map(({ memberId, instanceId, metadata }) =>
+    decodeMember(join.protocol as Assignor, memberId, instanceId, metadata),
+  )

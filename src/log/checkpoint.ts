@@ -14,6 +14,11 @@ import { type Disk, DiskError } from '../lib/disk.ts'
 
 export const CHECKPOINT_NAME = 'checkpoint'
 const TEMPORARY_NAME = 'checkpoint.tmp'
+/**
+ * What the checkpoint is called after a sync of the log has failed, until the log has been opened again: the mark that the page
+ * cache may hold what will never get to the disk. A rename needs no room, and hides nothing: it is read under either name.
+ */
+export const MARKED_NAME = 'checkpoint.sync-failed'
 const BYTES_MAX = 4096
 
 export interface Checkpoint {
@@ -33,11 +38,19 @@ export interface Checkpoint {
 
 /** The checkpoint of a log's folder; null if there is none. Throws DiskError. */
 export function readCheckpoint(disk: Disk, directory: string): Checkpoint | 'damaged' | null {
-  let text: string
+  const text = readText(disk, `${directory}/${CHECKPOINT_NAME}`) ?? readText(disk, `${directory}/${MARKED_NAME}`)
+  if (text === null) return null
+  const match = /^(\{.*\}) ([0-9a-f]{8})\n$/.exec(text)
+  if (match === null || checksum(match[1]) !== match[2]) return 'damaged'
+  const { version, ...checkpoint } = JSON.parse(match[1]) as Checkpoint & { version: number }
+  return version === 1 ? checkpoint : 'damaged'
+}
+
+function readText(disk: Disk, path: string): string | null {
   try {
-    const file = disk.open(`${directory}/${CHECKPOINT_NAME}`, 'read')
+    const file = disk.open(path, 'read')
     try {
-      text = Buffer.from(file.readNow(0, BYTES_MAX)).toString('latin1')
+      return Buffer.from(file.readNow(0, BYTES_MAX)).toString('latin1')
     } finally {
       file.close()
     }
@@ -45,10 +58,18 @@ export function readCheckpoint(disk: Disk, directory: string): Checkpoint | 'dam
     if (error instanceof DiskError && error.code === 'ENOENT') return null
     throw error
   }
-  const match = /^(\{.*\}) ([0-9a-f]{8})\n$/.exec(text)
-  if (match === null || checksum(match[1]) !== match[2]) return 'damaged'
-  const { version, ...checkpoint } = JSON.parse(match[1]) as Checkpoint & { version: number }
-  return version === 1 ? checkpoint : 'damaged'
+}
+
+/** To be called when a sync has failed. Does what it can: that the sync has failed is what people must hear. */
+export function markSyncFailure(disk: Disk, directory: string): void {
+  try {
+    disk.rename(`${directory}/${CHECKPOINT_NAME}`, `${directory}/${MARKED_NAME}`)
+  } catch {}
+}
+
+/** To be called when everything that the log holds is durable, and a new checkpoint says so. */
+export function unmarkSyncFailure(disk: Disk, directory: string): void {
+  disk.remove(`${directory}/${MARKED_NAME}`)
 }
 
 /** Replaces the checkpoint; durable once the caller has synced the folder. Rejects with DiskError; then the old one is still there. */

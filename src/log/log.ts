@@ -31,17 +31,11 @@ import {
   recordCount,
 } from '../record/batch.ts'
 import { RecordCursor } from '../record/cursor.ts'
-import { writeCheckpoint } from './checkpoint.ts'
+import { markSyncFailure, unmarkSyncFailure, writeCheckpoint } from './checkpoint.ts'
 import { GroupCommit } from './group-commit.ts'
 import type { OpenFiles } from './open-files.ts'
 import { type ProducerState, removeSnapshotsBefore, writeSnapshot } from './producer-state.ts'
-import {
-  markSyncFailure,
-  type Recovered,
-  type RecoveryReport,
-  recover,
-  unmarkSyncFailure,
-} from './recovery.ts'
+import { type Recovered, type RecoveryReport, recover } from './recovery.ts'
 import { locate } from './salvage.ts'
 import { readFully } from './scan.ts'
 import { RELATIVE_OFFSET_MAX, Segment } from './segment.ts'
@@ -145,7 +139,8 @@ export class Log {
    */
   static async open(options: LogOptions): Promise<Log> {
     const { disk, files, directory, config } = options
-    const found = await recover(disk, files, directory, config.indexIntervalBytes)
+    const report = (found: RecoveryReport): void => options.onReport?.(found)
+    const found = await recover(disk, files, directory, config.indexIntervalBytes, report)
     const log = new Log(options, found)
     try {
       if (log.#changed) {
@@ -170,7 +165,6 @@ export class Log {
     this.#config = options.config
     this.directory = options.directory
     this.reports = found.reports
-    for (const report of found.reports) options.onReport?.(report)
     this.#segments = found.segments
     this.#active = found.segments.at(-1)!
     this.#startOffset = found.startOffset

@@ -16,7 +16,7 @@
 
 import type { Disk, DiskFile } from '../lib/disk.ts'
 import { baseOffset, lastOffset, leaderEpoch, producerId } from '../record/batch.ts'
-import { CHECKPOINT_NAME, type Checkpoint, readCheckpoint } from './checkpoint.ts'
+import { CHECKPOINT_NAME, type Checkpoint, MARKED_NAME, readCheckpoint } from './checkpoint.ts'
 import type { OpenFiles } from './open-files.ts'
 import { ProducerState, readSnapshot, snapshotOffsets } from './producer-state.ts'
 import { locate } from './salvage.ts'
@@ -125,41 +125,46 @@ interface Walk {
   readonly indexIntervalBytes: number
   readonly producers: ProducerState
   readonly reports: RecoveryReport[]
+  /** Called before what it speaks of is done: after a crash in between, nobody would know of it. */
+  report(report: RecoveryReport): void
 }
 
-/** Opens the log in `directory`, making it if it is empty. Rejects with DiskError. */
+/** Opens the log in `directory`, making it if it is empty. `onReport` is told of things as they come up. Rejects with DiskError. */
 export async function recover(
   disk: Disk,
   files: OpenFiles,
   directory: string,
   indexIntervalBytes: number,
+  onReport: (report: RecoveryReport) => void,
 ): Promise<Recovered> {
   disk.makeDirectory(directory)
   const names = new Set(disk.list(directory))
+  const reports: RecoveryReport[] = []
+  const report = (found: RecoveryReport): void => {
+    reports.push(found)
+    onReport(found)
+  }
+  const walk: Walk = { disk, directory, indexIntervalBytes, producers: new ProducerState(), reports, report }
   try {
-    return await recoverFiles(disk, files, directory, indexIntervalBytes, names)
+    return await recoverFiles(walk, files, names)
   } catch (error) {
     for (const name of names) files.close(`${directory}/${name}`)
     throw error
   }
 }
 
-async function recoverFiles(
-  disk: Disk,
-  files: OpenFiles,
-  directory: string,
-  indexIntervalBytes: number,
-  names: Set<string>,
-): Promise<Recovered> {
-  const walk: Walk = { disk, directory, indexIntervalBytes, producers: new ProducerState(), reports: [] }
+async function recoverFiles(walk: Walk, files: OpenFiles, names: Set<string>): Promise<Recovered> {
+  const { disk, directory } = walk
   const found = readCheckpoint(disk, directory)
   const checkpoint = found === 'damaged' ? null : found
   const startOffset = checkpoint?.startOffset ?? 0
-  const syncFailed = names.has(SYNC_FAILED)
+  const syncFailed = names.has(MARKED_NAME)
   if (syncFailed) await rewriteFrom(walk, names, checkpoint?.segment ?? 0)
   const segments = listSegments(walk, files, names, startOffset)
   // The first checkpoint is written before the first append: without one there is nothing, unless somebody removed it.
   const isNew = found === null && segments.every(segment => segment.baseOffset === 0 && segment.size === 0)
+  // Left by an attempt that failed before the first checkpoint, perhaps in a sync: made anew, so that the next sync covers it.
+  if (isNew) for (const segment of segments.splice(0)) segment.remove()
   if (checkpoint === null && !isNew) reportCheckpoint(walk, found === null ? 'gone' : 'damaged')
   const known = checkpoint ?? beginning(segments)
   const producersFrom = loadProducers(walk, names, known)
@@ -206,6 +211,7 @@ function listSegments(walk: Walk, files: OpenFiles, names: Set<string>, startOff
     if (index + 1 < offsets.length && offsets[index + 1] <= startOffset) segment.remove()
     else segments.push(segment)
   }
+  disk.remove(`${directory}/${COPY_NAME}`)
   for (const name of names) {
     const log = /^(\d{20})\.(index|timeindex)$/.exec(name)?.[1]
     // It would be taken for that of a new segment with the same name.
@@ -314,6 +320,12 @@ async function settle(
   found: { position: number; bytes: number; what: string },
 ): Promise<void> {
   const crashCase = crashCaseOf(facts)
+  const { name, severity } = crashCase
+  if (severity !== 'none') {
+    const { position, bytes } = found
+    const message = `${segment.path}: ${found.what} at position ${position} (${bytes} bytes; ${crashCase.cause})`
+    walk.report({ case: name, severity, file: segment.path, position, bytes, message })
+  }
   switch (crashCase.action) {
     case 'keep':
     case 'restart':
@@ -330,15 +342,6 @@ async function settle(
       segment.remove()
       break
   }
-  if (crashCase.severity === 'none') return
-  walk.reports.push({
-    case: crashCase.name,
-    severity: crashCase.severity,
-    file: segment.path,
-    position: found.position,
-    bytes: found.bytes,
-    message: `${segment.path}: ${found.what} at position ${found.position} (${found.bytes} bytes; ${crashCase.cause})`,
-  })
 }
 
 /** Durable once resolved: the original is cut after that. */
@@ -363,21 +366,7 @@ async function copyFrom(disk: Disk, file: DiskFile, position: number, path: stri
   }
 }
 
-/** Lies in the folder of a log after a failed sync, until the log has been opened again. */
-const SYNC_FAILED = 'sync-failed'
-const COPY = 'copy.tmp'
-
-/** To be called when a sync has failed. Does what it can: that the sync has failed is what people must hear. */
-export function markSyncFailure(disk: Disk, directory: string): void {
-  try {
-    disk.open(`${directory}/${SYNC_FAILED}`, 'create').close()
-  } catch {}
-}
-
-export function unmarkSyncFailure(disk: Disk, directory: string): void {
-  disk.remove(`${directory}/${COPY}`)
-  disk.remove(`${directory}/${SYNC_FAILED}`)
-}
+const COPY_NAME = 'copy.tmp'
 
 /** Puts copies in the place of all segments from this base offset on, so that what the process sees is what the disk gets. */
 async function rewriteFrom(walk: Walk, names: Set<string>, base: number): Promise<void> {
@@ -386,27 +375,27 @@ async function rewriteFrom(walk: Walk, names: Set<string>, base: number): Promis
     if (segmentOffset(name) < base) continue
     const file = disk.open(`${directory}/${name}`, 'read')
     try {
-      await copyFrom(disk, file, 0, `${directory}/${COPY}`)
+      await copyFrom(disk, file, 0, `${directory}/${COPY_NAME}`)
     } finally {
       file.close()
     }
-    disk.rename(`${directory}/${COPY}`, `${directory}/${name}`)
+    disk.rename(`${directory}/${COPY_NAME}`, `${directory}/${name}`)
   }
   await disk.syncDirectory(directory)
-  const file = `${directory}/${SYNC_FAILED}`
+  const file = `${directory}/${MARKED_NAME}`
   const message = `${directory}: a sync failed when it was last open; what was not known to be durable was written again`
-  walk.reports.push({ case: 'sync-failed', severity: 'warning', file, position: 0, bytes: 0, message })
+  walk.report({ case: 'sync-failed', severity: 'warning', file, position: 0, bytes: 0, message })
 }
 
 function reportCheckpoint(walk: Walk, what: 'damaged' | 'gone'): void {
   const file = `${walk.directory}/${CHECKPOINT_NAME}`
   const message = `${file} is ${what}: everything is walked, and deleted records that are still stored are back`
-  walk.reports.push({ case: 'no-checkpoint', severity: 'warning', file, position: 0, bytes: 0, message })
+  walk.report({ case: 'no-checkpoint', severity: 'warning', file, position: 0, bytes: 0, message })
 }
 
 function reportMissing(walk: Walk, known: Checkpoint): void {
   const file = `${walk.directory}/${segmentName(known.segment, 'log')}`
-  walk.reports.push({
+  walk.report({
     case: 'short-file',
     severity: 'warning',
     file,

@@ -20,8 +20,10 @@ import {
   checkHeader,
   lastOffset,
   lastOffsetDelta,
+  leaderEpoch,
 } from '../record/batch.ts'
 import { type FoundBatch, findBatch, scan } from './scan.ts'
+import { LEADER_EPOCH } from './select.ts'
 
 export type Located =
   /** The batch that holds the offset begins here. */
@@ -44,10 +46,10 @@ export function locate(file: DiskFile, startOffset: number, endOffset: number, o
       wrong = found.wrong
       if (wrong !== null) break
       const base = baseOffset(found.bytes, found.at)
-      if (base !== due) {
-        wrong = `offset ${base} where ${due} is due`
-        break
-      }
+      const epoch = leaderEpoch(found.bytes, found.at)
+      if (base !== due) wrong = `offset ${base} where ${due} is due`
+      else if (epoch !== LEADER_EPOCH) wrong = `leader epoch ${epoch}`
+      if (wrong !== null) break
       due = lastOffset(found.bytes, found.at) + 1
       if (due > offset) return { kind: 'found', position, baseOffset: base }
       position = found.position + found.batchBytes
@@ -73,6 +75,8 @@ function findBehind(file: DiskFile, position: number, due: number, endOffset: nu
   for (let from = position; ; ) {
     const next = findBatch(file, from, due, endOffset)
     if (next === null) return null
+    from = next.position + 1
+    if (next.position === position && next.baseOffset === due) continue // the damaged one
     const behind = headerAt(file, next.position + next.batchBytes)
     const dueBehind = next.lastOffset + 1
     if (
@@ -82,7 +86,6 @@ function findBehind(file: DiskFile, position: number, due: number, endOffset: nu
     ) {
       return next
     }
-    from = next.position + 1
   }
 }
 

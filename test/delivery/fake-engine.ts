@@ -260,7 +260,7 @@ export class FakeEngine implements Engine {
   }
 
   throwIfPlanned(call: Call): void {
-    if (this.closed) throw new SluiceError('CLOSED', 'the engine was closed')
+    this.#throwIfClosed()
     const error = this.#planned.get(call)?.shift()
     if (error !== undefined) throw error
   }
@@ -268,6 +268,7 @@ export class FakeEngine implements Engine {
   // Engine.
 
   async createTopic(spec: TopicSpec): Promise<TopicDescription> {
+    this.#throwIfClosed()
     if (this.#topics.has(spec.name)) throw new SluiceError('TOPIC_EXISTS', `topic ${spec.name} exists`)
     if (!/^[\w.-]{1,249}$/.test(spec.name)) throw new SluiceError('INVALID_TOPIC', `bad name ${spec.name}`)
     this.#topics.set(spec.name, { spec, partitions: [] })
@@ -432,6 +433,10 @@ export class FakeEngine implements Engine {
     const found = this.#topics.get(topic)
     if (found === undefined) throw new SluiceError('UNKNOWN_TOPIC', `there is no topic ${topic}`)
     return found.partitions
+  }
+
+  #throwIfClosed(): void {
+    if (this.closed) throw new SluiceError('CLOSED', 'the engine was closed')
   }
 
   #group(name: string): FakeGroup {

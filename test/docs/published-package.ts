@@ -3,13 +3,30 @@
  * the source at hand, installed beside the modules of the repository. Programs in the folder import 'sluice' as a user's do.
  */
 
-import { execFile } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 
-const run = promisify(execFile)
+export interface Outcome {
+  /** Null after a signal. */
+  readonly code: number | null
+  readonly signal: string | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
 export const root = join(import.meta.dirname, '../..')
 
 export class PublishedPackage implements Disposable {
@@ -34,7 +51,7 @@ export class PublishedPackage implements Disposable {
     for (const name of readdirSync(join(root, 'node_modules'))) {
       if (name !== 'sluice') symlinkSync(join(root, 'node_modules', name), join(modules, name))
     }
-    await tsc(['-p', join(root, 'tsconfig.build.json'), '--outDir', join(package_, 'dist')])
+    await tsc(['-p', join(root, 'tsconfig.build.json'), '--outDir', join(package_, 'dist'), '--noCheck'])
     return new PublishedPackage(path)
   }
 
@@ -50,10 +67,37 @@ export class PublishedPackage implements Disposable {
     return target
   }
 
+  /**
+   * Runs a program of `path`, or the command. `onOutput` gets all of standard output so far whenever there is more, and may kill the process: being
+   * called synchronously, it sees the process at most a pipe's content ahead.
+   */
+  run(
+    script: string,
+    args: readonly string[] = [],
+    onOutput: (text: string, child: ChildProcess) => void = () => {},
+  ): Promise<Outcome> {
+    const child = spawn(process.execPath, [script, ...args], {
+      cwd: this.path,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    return outcomeOf(child, onOutput)
+  }
+
   /** Rejects with what the compiler says. */
   async typecheck(files: readonly string[]): Promise<void> {
-    const flags = 'strict verbatimModuleSyntax erasableSyntaxOnly noEmit allowImportingTsExtensions'.split(' ')
-    const options = ['--module', 'nodenext', '--target', 'es2024', '--types', 'node', '--skipLibCheck', 'false']
+    const flags = 'strict verbatimModuleSyntax erasableSyntaxOnly noEmit allowImportingTsExtensions'.split(
+      ' ',
+    )
+    const options = [
+      '--module',
+      'nodenext',
+      '--target',
+      'es2024',
+      '--types',
+      'node',
+      '--skipLibCheck',
+      'false',
+    ]
     await tsc([...flags.map(flag => `--${flag}`), ...options, ...files], this.path)
   }
 
@@ -62,9 +106,31 @@ export class PublishedPackage implements Disposable {
   }
 }
 
+/** What a process has said when it has ended and its pipes are empty. */
+export function outcomeOf(
+  child: ChildProcess,
+  onOutput: (text: string, child: ChildProcess) => void = () => {},
+): Promise<Outcome> {
+  let stdout = ''
+  let stderr = ''
+  child.stdout!.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text
+    onOutput(stdout, child)
+  })
+  child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text
+  })
+  return new Promise((resolve, reject) => {
+    child.once('error', reject)
+    child.once('close', (code, signal) => resolve({ code, signal, stdout, stderr }))
+  })
+}
+
 async function tsc(args: readonly string[], cwd: string = root): Promise<void> {
   try {
-    await run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), ...args], { cwd })
+    await promisify(execFile)(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), ...args], {
+      cwd,
+    })
   } catch (error) {
     throw new Error(`tsc: ${(error as { stdout?: string }).stdout || String(error)}`)
   }

@@ -25,7 +25,7 @@ import { Log, type LogConfig } from '../../src/log/log.ts'
 import { OpenFiles } from '../../src/log/open-files.ts'
 import type { RecoveryReport } from '../../src/log/recovery.ts'
 import { segmentOffset } from '../../src/log/segment.ts'
-import { baseOffset, batchBytes, lastOffset, maxTimestamp } from '../../src/record/batch.ts'
+import { baseOffset, batchBytes, maxTimestamp } from '../../src/record/batch.ts'
 import { BatchBuilder, type Compression } from '../../src/record/builder.ts'
 import { RecordCursor } from '../../src/record/cursor.ts'
 import { Crashed, type CrashMoment, FaultyDisk } from './faulty-disk.ts'
@@ -101,7 +101,8 @@ class Simulation {
   #startWanted = 0
   readonly #damaged = new Set<Stored>()
   #checkpointDamaged = false
-  #snapshotDamaged = false
+  /** A damaged snapshot or checkpoint costs what is known of producers whose batches are deleted. */
+  #producersForgotten = false
   #timeIndexDamaged = false
   readonly #epochs: number[] = []
 
@@ -148,15 +149,14 @@ class Simulation {
 
   /** Opens the log, perhaps with a crash or a fault on the way. False if that was the end of it. */
   async #begin(mustSucceed: boolean): Promise<boolean> {
+    const reports: RecoveryReport[] = []
     for (let attempt = 0; ; attempt++) {
       const gentle = mustSucceed || attempt > 3
       if (!gentle && this.#random.chance(0.35)) this.#planCrash(12)
       if (!gentle && this.#random.chance(0.1)) this.#disk.failNext(this.#random.pick(['read', 'write', 'create', 'sync']))
       if (gentle) this.#disk.room = Number.POSITIVE_INFINITY
-      const reports: RecoveryReport[] = []
       this.#trace(`open, attempt ${attempt}`)
       const opened = await this.#settle(this.#open(reports))
-      for (const report of reports) this.#count(`recovery: ${report.case}`)
       if (opened === 'down') {
         this.#count('crash in recovery')
         this.#powerCut()
@@ -189,6 +189,7 @@ class Simulation {
       clock: this.#clock,
       onReport: report => {
         this.#trace(`report: ${report.case} ${report.message}`)
+        this.#count(`recovery: ${report.case}`)
         reports.push(report)
       },
     })
@@ -396,8 +397,8 @@ class Simulation {
     const until = this.#log.startOffset
     this.#startWanted = Math.max(this.#startAcknowledged, until)
     if ('error' in enforced) return this.#expectCodes(enforced.error, ['DISK_FULL', 'STORAGE_FAILED'])
-    this.#startAcknowledged = until
     if (until === start) return
+    this.#startAcknowledged = until
     this.#count('retention')
     if (this.#config.retentionBytes >= 0 || this.#timeIndexDamaged) return
     for (const batch of this.#batches) {
@@ -431,8 +432,8 @@ class Simulation {
     this.#trace(`flipped ${flipped.path} ${flipped.position} ${flipped.mask}`)
     const name = flipped.path.slice(flipped.path.lastIndexOf('/') + 1)
     this.#count(`flip: ${name.slice(name.lastIndexOf('.') + 1)}`)
-    if (name === 'checkpoint') this.#checkpointDamaged = true
-    else if (name.endsWith('.snapshot')) this.#snapshotDamaged = true
+    if (name.startsWith('checkpoint')) this.#checkpointDamaged = true
+    else if (name.endsWith('.snapshot')) this.#producersForgotten = true
     else if (name.endsWith('.timeindex')) this.#timeIndexDamaged = true
     const base = segmentOffset(name)
     if (base < 0) return
@@ -542,6 +543,7 @@ class Simulation {
     if (this.#checkpointDamaged) {
       // The start was written there and nowhere else.
       this.#startAcknowledged = Math.min(this.#startAcknowledged, log.startOffset)
+      this.#producersForgotten = true
     }
     assert(log.startOffset >= this.#startAcknowledged, `the start went back to ${log.startOffset} from ${this.#startAcknowledged}`)
     assert(log.startOffset <= this.#startWanted, `the start went to ${log.startOffset}, asked for was ${this.#startWanted}`)
@@ -564,7 +566,7 @@ class Simulation {
     let offset = kept.at(-1)?.end ?? 0
     // Behind it, the choice is the disk's: it is read, and must be something that was tried at this place.
     while (offset < end) {
-      const bytes = this.#storedAt(offset)
+      const bytes = this.#storedAt(offset, kept)
       const found = (this.#tried.get(offset) ?? []).find(tried => tried.bytes.equals(bytes))
       assert(found !== undefined, `what is stored at offset ${offset} was never appended there`)
       kept.push(found)
@@ -577,17 +579,16 @@ class Simulation {
     this.#tried.clear()
   }
 
-  /** The batch at an offset, looked up in the files. */
-  #storedAt(offset: number): Buffer {
+  /** The batch at an offset, looked up in the files, behind those that are known. */
+  #storedAt(offset: number, kept: readonly Stored[]): Buffer {
     const bases = this.#disk.list(DIRECTORY).map(segmentOffset).filter(base => base >= 0 && base <= offset)
-    const file = this.#disk.open(`${DIRECTORY}/${String(Math.max(...bases)).padStart(20, '0')}.log`, 'read')
-    const bytes = Buffer.from(file.readNow(0, file.size()))
+    const base = Math.max(...bases)
+    const before = kept.filter(batch => batch.base >= base)
+    const position = before.reduce((bytes, batch) => bytes + batch.bytes.length, 0)
+    const file = this.#disk.open(`${DIRECTORY}/${String(base).padStart(20, '0')}.log`, 'read')
+    const bytes = Buffer.from(file.readNow(position, file.size() - position))
     file.close()
-    for (let at = 0; at + 61 <= bytes.length; at += batchBytes(bytes, at)) {
-      if (baseOffset(bytes, at) === offset) return bytes.subarray(at, at + batchBytes(bytes, at))
-      if (lastOffset(bytes, at) >= offset) break
-    }
-    assert.fail(`there is no batch at offset ${offset}`)
+    return bytes.subarray(0, batchBytes(bytes, 0))
   }
 
   #remember(batch: Buffer, base: number, sequence: Sequence | null): Stored {
@@ -611,13 +612,13 @@ class Simulation {
   }
 
   #sentBy(producer: number): Stored[] {
-    if (this.#snapshotDamaged) return []
+    if (this.#producersForgotten) return []
     return this.#batches.filter(batch => batch.sequence?.producer === producer)
   }
 
   #nextSequence(producer: number): Sequence {
     const last = this.#batches.findLast(batch => batch.sequence?.producer === producer)
-    if (last === undefined || this.#snapshotDamaged || this.#random.chance(0.05)) {
+    if (last === undefined || this.#producersForgotten || this.#random.chance(0.05)) {
       // A new session; what an earlier one left unfinished never comes again.
       this.#epochs[producer] += 1
       return { producer, epoch: this.#epochs[producer], first: 0 }

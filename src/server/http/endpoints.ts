@@ -126,7 +126,7 @@ function addConsume(app: FastifyInstance, backend: Backend): void {
   )
   app.get<{ Querystring: ConsumeQuery }>('/consume', { schema }, async (request, reply) => {
     const { topic, count, wait } = request.query
-    const signal = AbortSignal.any([disconnection(request.raw, reply.raw), draining])
+    const signal = AbortSignal.any([disconnection(reply.raw), draining])
     const answer = await read(engine, clock, {
       topic,
       offsets: await startOffsets(engine, request.query),

@@ -9,7 +9,7 @@
  * what its user happens to browse.
  */
 
-import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { Server, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyRequest } from 'fastify'
 import { type ErrorCode, errorTable, isSluiceError, SluiceError } from '../../errors.ts'
@@ -174,12 +174,11 @@ export class HttpServer {
 }
 
 /** Aborted when the client goes away before it got its answer. */
-export function disconnection(request: IncomingMessage, response: ServerResponse): AbortSignal {
+export function disconnection(response: ServerResponse): AbortSignal {
   const gone = new AbortController()
   response.once('close', () => {
     if (!response.writableFinished) gone.abort()
   })
-  request.once('aborted', () => gone.abort())
   return gone.signal
 }
 
