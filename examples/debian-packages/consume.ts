@@ -34,6 +34,7 @@ for (const { partition, startOffset, endOffset } of (await mq.describeTopic(topi
   if (startOffset < endOffset) unread.set(partition, endOffset)
 }
 for (const { partition, offset } of await mq.engine.committed(group)) hasRead(partition, offset)
+if (unread.size === 0) done.abort()
 
 await Promise.all(Array.from({ length: MEMBERS }, (_, number) => runMember(number)))
 

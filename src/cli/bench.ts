@@ -1,8 +1,9 @@
 /** `sluice bench`: takes the figures of src/bench and prints them. What they mean, and how they are taken, is said there. */
 
+import { writeFileSync } from 'node:fs'
 import { type BenchReport, type BenchRow, listScenarios, type OpenReport, runBench } from '../bench/bench.ts'
 import { SluiceError } from '../errors.ts'
-import { type Context, exitCodes, type Run } from './context.ts'
+import { exitCodes, type Run } from './context.ts'
 import { byteSize, type Cell, count, table } from './output.ts'
 
 export const bench: Run = async (context, invocation) => {
@@ -12,32 +13,35 @@ export const bench: Run = async (context, invocation) => {
     return exitCodes.ok
   }
   const bytes = invocation.list('bytes').map(readSize)
+  const file = invocation.text('json')
   const report = await runBench({
-    only: invocation.operands,
+    only: invocation.list('only'),
     quick: invocation.has('quick'),
     messages: invocation.number('messages'),
     rounds: invocation.number('rounds'),
-    directory: invocation.text('directory'),
+    directory: invocation.text('dir'),
     ...(bytes.length > 0 ? { bytes } : {}),
     onProgress: ({ done, total, scenario, bytes: size }) => {
       if (context.io.stderrIsTerminal) context.note(`${done + 1}/${total}  ${scenario}, ${size} bytes`)
     },
     signal: context.interruption(),
   })
-  await context.write(invocation.has('json') ? `${JSON.stringify(report)}\n` : reportText(report))
-  return missed(context, report) ?? context.interruptedWith ?? exitCodes.ok
+  if (file !== undefined) writeReport(file, report)
+  await context.write(reportText(report))
+  return context.interruptedWith ?? exitCodes.ok
+}
+
+function writeReport(file: string, report: BenchReport): void {
+  try {
+    writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`)
+  } catch (error) {
+    throw new SluiceError('INVALID_ARGUMENT', `cannot write ${file}: ${(error as Error).message}`, { file })
+  }
 }
 
 function readSize(text: string): number {
   if (/^\d{1,9}$/.test(text)) return Number(text)
   throw new SluiceError('INVALID_ARGUMENT', `--bytes: ${JSON.stringify(text)} is not a number of bytes`)
-}
-
-/** Told on standard error, so that it is seen next to --json as well; figures are no failure of the command. */
-function missed(context: Context, { rows }: BenchReport): undefined {
-  const below = rows.filter(({ target }) => target?.isMet === false)
-  if (below.length > 0)
-    context.note(`below what we want to reach: ${below.map(({ scenario }) => scenario).join(', ')}`)
 }
 
 function reportText({ machine, rows, open, seconds, load, isQuick }: BenchReport): string {
@@ -68,8 +72,8 @@ function rowCells({
     count(rate.perSecond),
     megabytesPerSecond.toFixed(1),
     limit && `${limit.ratio.toFixed(2)} of ${limit.scenario}`,
-    latencyMs && latencyMs.p50.toFixed(3),
-    latencyMs && latencyMs.p99.toFixed(3),
+    latencyMs?.p50.toFixed(3) ?? null,
+    latencyMs?.p99.toFixed(3) ?? null,
     byteSize(memory.rssBytes),
     target && `${target.text}${target.isMet ? '' : ' MISSED'}`,
   ]

@@ -332,32 +332,4 @@ export const commands: readonly CommandRow[] = [
     ],
     load: async () => (await import('./bench.ts')).bench,
   },
-  {
-    path: 'bench',
-    summary: 'measure this machine: publish, consume, and the limits underneath',
-    notes:
-      'Each figure is taken in a process of its own, in turns with plain code that does the least that could do the job: OF LIMIT is the ratio of the two. SIGINT ends it early, with what was measured.',
-    operands: [
-      ['[scenarios...]', 'what to measure, by name or by the first words of names (default: everything)'],
-    ],
-    options: [
-      { flags: '--list', meaning: 'show the scenarios, and measure nothing' },
-      { flags: '--quick', meaning: 'fewer messages and rounds' },
-      {
-        flags: '--bytes <N>',
-        meaning: 'size of the values; may be repeated (default 100 and 1024)',
-        kind: 'list',
-      },
-      { flags: '--messages <N>', meaning: 'messages in a round (default 1000000)', kind: 'count' },
-      { flags: '--rounds <N>', meaning: 'rounds that count (default 5)', kind: 'count' },
-      { flags: '--directory <DIR>', meaning: 'the disk to measure (default: where temporary files go)' },
-      json,
-    ],
-    examples: [
-      'sluice bench --quick',
-      'sluice bench publish --bytes 100 --directory /var/lib',
-      'sluice bench --list',
-    ],
-    load: async () => (await import('./bench.ts')).bench,
-  },
 ]

@@ -7,7 +7,6 @@ import { existsSync } from 'node:fs'
 import type { Readable, Writable } from 'node:stream'
 import type { Sluice } from '../delivery/sluice.ts'
 import { SluiceError } from '../errors.ts'
-import { openSluice } from '../server/opening.ts'
 import { resolveOptions } from '../server/options.ts'
 
 export interface Io {
@@ -88,6 +87,7 @@ export class Context {
       const message = `there is no data directory at ${config.data}; name it with --url or SLUICE_URL`
       throw new SluiceError('NOT_A_DATA_DIRECTORY', message, { path: config.data })
     }
+    const { openSluice } = await import('../server/opening.ts') // not for --help, dump, verify
     this.#sluice = await openSluice(config, {
       autoCreateTopics: options.create && config.autoCreateTopics,
       onReport: ({ severity, message }) => {

@@ -8,7 +8,7 @@ export function table(headings: readonly string[], rows: readonly (readonly Cell
   const widths = headings.map((heading, column) =>
     text.reduce((width, row) => Math.max(width, row[column].length), heading.length),
   )
-  const isNumeric = headings.map((_, column) => rows.every(row => typeof row[column] !== 'string'))
+  const isNumeric = headings.map((_, column) => text.every(row => /^(-|[\d.,]+)$/.test(row[column])))
   const line = (cells: readonly string[]) =>
     cells
       .map((cell, column) =>

@@ -34,8 +34,10 @@ export interface GroupCommitOptions {
 export class GroupCommit {
   readonly #options: GroupCommitOptions
   #durableOffset: number
-  /** In order of offset. */
+  /** Made since the last sync began. */
   #requests: Request[] = []
+  /** Made before the sync that is under way began. */
+  #covered: Request[] = []
   #running = false
   #failure: Error | null = null
 
@@ -53,6 +55,16 @@ export class GroupCommit {
   wait(offset: number): Promise<void> {
     if (this.#failure !== null) return Promise.reject(this.#failure)
     if (offset <= this.#durableOffset) return Promise.resolve()
+    return this.#request(offset)
+  }
+
+  /** Resolves when a sync is over that began after this call. */
+  next(): Promise<void> {
+    if (this.#failure !== null) return Promise.reject(this.#failure)
+    return this.#request(Number.POSITIVE_INFINITY)
+  }
+
+  #request(offset: number): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#requests.push({ offset, resolve, reject })
       this.start()
@@ -69,6 +81,8 @@ export class GroupCommit {
   #run(): void {
     if (this.#failure !== null) return // stopped meanwhile: the files may be closed
     const target = this.#options.endOffset()
+    this.#covered = this.#requests
+    this.#requests = []
     this.#options.sync().then(
       () => this.#succeed(target),
       error => this.#fail(error),
@@ -82,11 +96,14 @@ export class GroupCommit {
       this.#durableOffset = target
       this.#options.onDurable(target)
     }
+    for (const request of this.#covered) request.resolve()
+    this.#covered = []
+    // Made meanwhile for what had been appended before.
     const requests = this.#requests
-    let done = 0
-    while (done < requests.length && requests[done].offset <= target) done++
-    this.#requests = requests.slice(done)
-    for (let index = 0; index < done; index++) requests[index].resolve()
+    this.#requests = requests.filter(request => request.offset > target)
+    if (this.#requests.length < requests.length) {
+      for (const request of requests) if (request.offset <= target) request.resolve()
+    }
     if (this.#requests.length > 0) this.start()
   }
 
@@ -99,7 +116,8 @@ export class GroupCommit {
   stop(failure: Error): void {
     if (this.#failure !== null) return
     this.#failure = failure
-    const requests = this.#requests
+    const requests = [...this.#covered, ...this.#requests]
+    this.#covered = []
     this.#requests = []
     for (const request of requests) request.reject(failure)
   }

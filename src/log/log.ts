@@ -97,6 +97,7 @@ interface ReadRequest {
   due: Due
   readonly offset: number
   readonly limit: number
+  readonly bytesMax: number
   bytesWanted: number
   /** The place was found by checking everything before it: if it is not right either, the bytes are damaged. */
   checked: boolean
@@ -266,7 +267,7 @@ export class Log {
     if (offset >= limit) return EMPTY
     const { segment, position, due } = this.#places.get(offset) ?? this.#placeOf(offset)
     const bytesWanted = Math.max(bytesMax, BATCH_HEADER_BYTES)
-    return this.#read({ segment, position, due, offset, limit, bytesWanted, checked: false })
+    return this.#read({ segment, position, due, offset, limit, bytesMax: bytesWanted, bytesWanted, checked: false })
   }
 
   /** First offset whose record has at least this timestamp; -1 if there is none before `limit`. */
@@ -329,6 +330,7 @@ export class Log {
       this.#unsynced.delete(segment)
       this.#unsyncedIndexes.delete(segment)
     }
+    this.#directoryUnsynced = true
     try {
       for (const segment of removed) segment.remove()
     } catch (error) {
@@ -453,6 +455,8 @@ export class Log {
     if (!(error instanceof DiskError)) return this.#fail(error)
     try {
       this.#active.truncate(position)
+      // Until it is synced, what was cut off may come back behind the end of the segment.
+      this.#unsynced.add(this.#active)
     } catch (second) {
       return this.#fail(second)
     }
@@ -534,7 +538,9 @@ export class Log {
     this.#changed = false
     this.#bytesSinceCheckpoint = 0
     try {
-      await this.flush(checkpoint.offset)
+      // Also what changed without an append: a new file, a cut one.
+      if (this.#unsynced.size > 0 || this.#directoryUnsynced) await this.#commit.next()
+      else await this.flush(checkpoint.offset)
       if (snapshot !== null) await writeSnapshot(this.#disk, this.directory, checkpoint.offset, snapshot)
       // Of what lies before a checkpoint nothing is walked again: its indexes have to be durable too.
       for (const segment of indexes) {
@@ -686,10 +692,17 @@ export class Log {
     if (request.checked) throw this.#damage(request, at, wrong)
     const { segment, offset } = request
     if (segment.removed) throw this.#outOfRange(offset)
-    const located = locate(segment.file, segment.baseOffset, this.#endOfSegment(segment), offset)
+    const end = this.#endOfSegment(segment)
+    if (offset >= end) {
+      // Behind the last batch of the segment there is something that does not belong there.
+      Object.assign(request, this.#placeOf(offset))
+      return null
+    }
+    const located = locate(segment.file, segment.baseOffset, end, offset)
     request.position = located.position
     if (located.kind === 'lost') throw this.#damage(request, 0, located.wrong, located.resumeOffset)
     request.due = { baseOffset: located.baseOffset, lastOffset: -1 }
+    request.bytesWanted = request.bytesMax // a damaged header may have asked for any number
     request.checked = true
     return null
   }

@@ -199,26 +199,29 @@ const outOfOrder = (id: number, sequence: number, expected: number): SluiceError
     },
   )
 
+const TEMPORARY_NAME = 'snapshot.tmp'
 const SNAPSHOT_NAME = /^(\d{20})\.snapshot$/
 
 /** Offsets of the snapshots in a folder, ascending. */
 export const snapshotOffsets = (names: Iterable<string>): number[] =>
   [...names].flatMap(name => SNAPSHOT_NAME.exec(name)?.[1] ?? []).map(Number)
 
-/** Writes the snapshot (`encode`) of the state before `offset`. Durable once resolved. */
+/** Writes the snapshot (`encode`) of the state before `offset`; durable once the caller has synced the folder. Rejects with DiskError. */
 export async function writeSnapshot(
   disk: Disk,
   directory: string,
   offset: number,
   snapshot: Buffer,
 ): Promise<void> {
-  const file = disk.open(`${directory}/${segmentName(offset, 'snapshot')}`, 'create')
+  // There may be one of this offset that the checkpoint relies on: it is replaced as a whole.
+  const file = disk.open(`${directory}/${TEMPORARY_NAME}`, 'create')
   try {
     file.write(snapshot, 0)
     await file.sync()
   } finally {
     file.close()
   }
+  disk.rename(`${directory}/${TEMPORARY_NAME}`, `${directory}/${segmentName(offset, 'snapshot')}`)
 }
 
 /** Removes snapshots that a newer one replaces. */

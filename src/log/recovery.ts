@@ -173,7 +173,8 @@ async function recoverFiles(walk: Walk, files: OpenFiles, names: Set<string>): P
   const current = segments.find(segment => segment.baseOffset === known.segment)
   replayProducers(walk, [...kept, ...(current === undefined ? [] : [current])], producersFrom, known)
   let endOffset = await walkFirst(walk, kept, current, known)
-  if (current === undefined && known.position > 0) reportMissing(walk, known)
+  // Unless all of it was deleted, and the file went with a segment that came later.
+  if (current === undefined && known.position > 0 && known.offset > startOffset) reportMissing(walk, known)
   for (const segment of segments) {
     if (segment.baseOffset <= known.segment) continue
     endOffset = await walkLater(walk, kept, segment, endOffset)

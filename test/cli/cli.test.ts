@@ -181,3 +181,23 @@ describe('group', () => {
     expect((await data.run(['consume', 't', '--group', 'new'])).stdout).toBe('')
   })
 })
+
+describe('bench', () => {
+  test('--list shows what can be measured', async () => {
+    const { code, stdout } = await run(['bench', '--list'])
+    expect(code).toBe(0)
+    expect(stdout).toMatch(/^SCENARIO +HOW\n/)
+    expect(stdout).toMatch(/^publish\/always\/\S+ +file, flush always/m)
+  })
+
+  test.each([
+    [['--only', 'publish/nothing'], /nothing/],
+    [['--bytes', 'many'], /--bytes: "many" is not a number of bytes/],
+  ])('%j is wrong usage', async (args, message) => {
+    expect(await run(['bench', ...args])).toEqual({
+      code: 2,
+      stdout: '',
+      stderr: expect.stringMatching(message),
+    })
+  })
+})

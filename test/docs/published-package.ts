@@ -32,6 +32,7 @@ export const root = join(import.meta.dirname, '../..')
 export class PublishedPackage implements Disposable {
   /** Where programs of the test go. */
   readonly path: string
+  readonly #running = new Set<ChildProcess>()
 
   private constructor(path: string) {
     this.path = path
@@ -80,6 +81,8 @@ export class PublishedPackage implements Disposable {
       cwd: this.path,
       stdio: ['ignore', 'pipe', 'pipe'],
     })
+    this.#running.add(child)
+    child.once('close', () => this.#running.delete(child))
     return outcomeOf(child, onOutput)
   }
 
@@ -102,6 +105,7 @@ export class PublishedPackage implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    for (const child of this.#running) child.kill('SIGKILL') // left by a test that has failed
     rmSync(this.path, { recursive: true, force: true })
   }
 }

@@ -101,6 +101,8 @@ class Simulation {
   #startWanted = 0
   readonly #damaged = new Set<Stored>()
   #checkpointDamaged = false
+  #checkpointFlipped = false
+  #syncFailures = false
   /** A damaged snapshot or checkpoint costs what is known of producers whose batches are deleted. */
   #producersForgotten = false
   #timeIndexDamaged = false
@@ -153,7 +155,8 @@ class Simulation {
     for (let attempt = 0; ; attempt++) {
       const gentle = mustSucceed || attempt > 3
       if (!gentle && this.#random.chance(0.35)) this.#planCrash(12)
-      if (!gentle && this.#random.chance(0.1)) this.#disk.failNext(this.#random.pick(['read', 'write', 'create', 'sync']))
+      if (!gentle && this.#random.chance(0.1)) this.#disk.failNext(this.#random.pick(['read', 'write', 'create']))
+      if (!gentle && this.#random.chance(0.03)) this.#failSync()
       if (gentle) this.#disk.room = Number.POSITIVE_INFINITY
       this.#trace(`open, attempt ${attempt}`)
       const opened = await this.#settle(this.#open(reports))
@@ -420,8 +423,13 @@ class Simulation {
     if (choice < 30) this.#disk.failNext(this.#random.pick(['write', 'create']))
     else if (choice < 40) this.#disk.room = this.#random.chance(0.6) ? this.#random.below(1000) : Number.POSITIVE_INFINITY
     else if (choice < 60) this.#disk.failNext('read')
-    else if (choice < 75) this.#disk.failNext('sync')
+    else if (choice < 75) this.#failSync()
     else this.#flipBit()
+  }
+
+  #failSync(): void {
+    this.#syncFailures = true
+    this.#disk.failNext('sync')
   }
 
   #flipBit(): void {
@@ -432,7 +440,10 @@ class Simulation {
     this.#trace(`flipped ${flipped.path} ${flipped.position} ${flipped.mask}`)
     const name = flipped.path.slice(flipped.path.lastIndexOf('/') + 1)
     this.#count(`flip: ${name.slice(name.lastIndexOf('.') + 1)}`)
-    if (name.startsWith('checkpoint')) this.#checkpointDamaged = true
+    if (name.startsWith('checkpoint')) {
+      this.#checkpointDamaged = true
+      this.#checkpointFlipped = true
+    }
     else if (name.endsWith('.snapshot')) this.#producersForgotten = true
     else if (name.endsWith('.timeindex')) this.#timeIndexDamaged = true
     const base = segmentOffset(name)
@@ -484,7 +495,7 @@ class Simulation {
   #refusedRead(offset: number, error: unknown): number | null {
     if (!isSluiceError(error, 'CORRUPT_LOG')) throw error
     const { file, position, resumeOffset } = (error as SluiceError).detail as { file: string; position: number; resumeOffset: number }
-    assert(typeof file === 'string' && position >= 0 && resumeOffset > offset, error.message)
+    assert(typeof file === "string" && position >= 0 && resumeOffset > offset, `at ${offset}: ${error.message}`)
     if (error.cause instanceof DiskError) {
       this.#count('read: EIO')
       return null // a read that failed; the same one succeeds the next time
@@ -549,14 +560,28 @@ class Simulation {
     assert(log.startOffset <= this.#startWanted, `the start went to ${log.startOffset}, asked for was ${this.#startWanted}`)
     this.#startAcknowledged = log.startOffset
     const cut = [...this.#damaged].some(batch => batch.base === end)
-    if (cut && end < this.#end_()) {
+    if (cut && end < (this.#cacheSurvived ? this.#end_() : this.#durable)) {
       assert(reports.length > 0, 'damage was cut off without a word')
       this.#count('damage cut off')
+    } else if (this.#checkpointDamaged && reports.some(report => report.case === 'orphan-segment')) {
+      // Deleted segments came back with the power, and without the checkpoint nobody knew that they were deleted.
+      this.#count('set aside for want of a checkpoint')
     } else if (this.#cacheSurvived) assert.equal(end, this.#end_(), 'a kill lost or added something')
     else assert(end >= this.#durable, `the log ends at ${end}, acknowledged was ${this.#durable}`)
+    this.#checkReports(reports)
     this.#adopt(end)
     this.#checkpointDamaged = false
     this.#cacheSurvived = true
+  }
+
+  /** People are only told of what has come to pass. */
+  #checkReports(reports: readonly RecoveryReport[]): void {
+    const allowed = new Set<string>()
+    if (this.#syncFailures) allowed.add('sync-failed')
+    if (this.#checkpointFlipped) allowed.add('no-checkpoint')
+    const wasCut = !this.#cacheSurvived || this.#damaged.size > 0 || this.#checkpointFlipped
+    if (wasCut) for (const name of ['torn-tail', 'lost-in-the-middle', 'orphan-segment']) allowed.add(name)
+    for (const report of reports) assert(allowed.has(report.case), `a report without a cause: ${report.case}: ${report.message}`)
   }
 
   /** Takes what the log holds now for the truth, after what was acknowledged or survived has been found to be in it. */
