@@ -147,10 +147,9 @@ export class PartitionReader implements TopicPartition {
     this.seek(this.handled)
   }
 
-  /** What the handler that is at work does no longer counts. */
+  /** Nobody waits any longer for the handler that is at work. */
   abandon(): void {
     this.abandoned = true
-    this.epoch++
     this.#becomeIdle()
   }
 

@@ -96,11 +96,22 @@ describe('run', () => {
 
   it('runs as many partitions side by side as told, never two messages of one', async () => {
     const { consumer, store, settle } = await bench(4)
-    for (const partition of [0, 1, 2, 3]) store(['x', 'y'], partition)
+    for (const partition of [0, 1, 2, 3]) store('xy', partition)
     const door = gate()
-    void consumer({ concurrency: 3 }).run(door.handle)
+    void consumer({ concurrency: 3, partitionBytesMax: 1 }).run(door.handle)
     await settle()
     expect(door.seen).toEqual(['x', 'x', 'x'])
+  })
+
+  it('leaves a slot empty rather than take two messages of one partition', async () => {
+    const { consumer, store, settle } = await bench()
+    store('abc')
+    const door = gate()
+    void consumer({ concurrency: 3, partitionBytesMax: 1 }).run(door.handle)
+    await settle()
+    store('d')
+    await settle()
+    expect(door.seen).toEqual(['a'])
   })
 
   it('is fair to partitions', async () => {
@@ -529,6 +540,9 @@ describe('commits', () => {
     await reader.commit()
     expect(engine.committedOffset('g', 't', 0)).toBe(3)
     expect(engine.committedOffset('g', 't', 1)).toBe(0)
+    const count = engine.commits.length
+    await reader.commit()
+    expect(engine.commits).toHaveLength(count)
   })
 
   it('are never made by stop without autoCommit', async () => {
@@ -808,10 +822,11 @@ describe('pause and resume', () => {
     const { consumer, settle, store } = await bench()
     store(['a', 'b', 'c'])
     store('d')
-    const reader = consumer()
+    const reader = consumer({ partitionBytesMax: 1 })
     let seen = ''
-    void reader.run(message => {
+    void reader.run(async message => {
       seen += message.text()
+      await settle() // d is fetched meanwhile
       if (message.text() === 'b') reader.pause()
     })
     await settle()
@@ -885,6 +900,28 @@ describe('seek', () => {
       seen += '|'
     }
     expect(seen).toBe('abc||c|')
+  })
+
+  it('ignores what a fetch brings that began before', async () => {
+    const { consumer, settle, store, engine } = await bench()
+    store(['a', 'b', 'c'])
+    const fetch = engine.fetch.bind(engine)
+    let answer = () => {}
+    vi.spyOn(engine, 'fetch').mockImplementationOnce(async (...call) => {
+      const fetched = await fetch(...call)
+      await new Promise<void>(resolve => {
+        answer = resolve
+      })
+      return fetched
+    })
+    const reader = consumer()
+    let seen = ''
+    void reader.run(message => void (seen += message.text()))
+    await settle()
+    await reader.seek({ ...at(0), offset: 2 })
+    answer()
+    await settle()
+    expect(seen).toBe('c')
   })
 
   it('to nothing new interrupts the long poll', async () => {

@@ -194,7 +194,7 @@ export class FakeEngine implements Engine {
     this.#planned.set(call, planned)
   }
 
-  /** Produce calls wait from now on, until `release`. */
+  /** Produce calls, and those for a producer id, wait from now on, until `release`. */
   hold(): void {
     this.#held ??= []
   }
@@ -355,6 +355,7 @@ export class FakeEngine implements Engine {
 
   async initProducer(): Promise<ProducerIdentity> {
     this.throwIfPlanned('initProducer')
+    if (this.#held !== null) await new Promise<void>(resolve => this.#held!.push(resolve))
     return { producerId: this.#producerIds++, epoch: 0 }
   }
 

@@ -198,4 +198,11 @@ describe('a descriptor', () => {
       { name: 'x.y', value: 'true' },
     ])
   })
+
+  it('takes a topic that exists as it is', async () => {
+    await using mq = new Sluice(new FakeEngine())
+    await mq.createTopic('t', { partitions: 2 })
+    await mq.publish(topic('t', { partitions: 3 }), { value: 'x' })
+    expect((await mq.describeTopic('t')).partitions).toHaveLength(2)
+  })
 })

@@ -16,7 +16,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 
 export interface Outcome {
@@ -50,8 +50,11 @@ export class PublishedPackage implements Disposable {
       if (name !== 'dist') cpSync(join(root, name), join(package_, name), { recursive: true })
     }
     for (const name of readdirSync(join(root, 'node_modules'))) {
-      if (name !== 'sluice') symlinkSync(join(root, 'node_modules', name), join(modules, name))
+      if (name !== 'sluice' && name !== '.bin')
+        symlinkSync(join(root, 'node_modules', name), join(modules, name))
     }
+    mkdirSync(join(modules, '.bin'))
+    symlinkSync('../sluice/bin/sluice.js', join(modules, '.bin/sluice'))
     await tsc(['-p', join(root, 'tsconfig.build.json'), '--outDir', join(package_, 'dist'), '--noCheck'])
     return new PublishedPackage(path)
   }
@@ -59,6 +62,12 @@ export class PublishedPackage implements Disposable {
   /** The command, as npm would link it. */
   get command(): string {
     return join(this.path, 'node_modules/sluice/bin/sluice.js')
+  }
+
+  /** An environment in which `sluice` is a command, run by the Node that runs the tests. */
+  get environment(): NodeJS.ProcessEnv {
+    const path = [join(this.path, 'node_modules/.bin'), dirname(process.execPath), process.env.PATH]
+    return { ...process.env, PATH: path.join(delimiter) }
   }
 
   /** A file or folder of the repository, copied to the same place under `path`. */
@@ -77,13 +86,20 @@ export class PublishedPackage implements Disposable {
     args: readonly string[] = [],
     onOutput: (text: string, child: ChildProcess) => void = () => {},
   ): Promise<Outcome> {
-    const child = spawn(process.execPath, [script, ...args], {
-      cwd: this.path,
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
+    return outcomeOf(this.start(process.execPath, [script, ...args]), onOutput)
+  }
+
+  /** The same with a shell's commands. */
+  shell(commands: string): Promise<Outcome> {
+    return outcomeOf(this.start('sh', ['-ec', commands]))
+  }
+
+  /** A process of `path` that ends with this object at the latest. */
+  start(file: string, args: readonly string[], cwd: string = this.path): ChildProcess {
+    const child = spawn(file, args, { cwd, env: this.environment, stdio: ['ignore', 'pipe', 'pipe'] })
     this.#running.add(child)
     child.once('close', () => this.#running.delete(child))
-    return outcomeOf(child, onOutput)
+    return child
   }
 
   /** Rejects with what the compiler says. */
