@@ -249,6 +249,13 @@ export const errorTable = {
     'The address is neither "memory:", a directory, nor a known scheme.',
   ),
   // servers
+  MALFORMED_REQUEST: row(
+    42,
+    400,
+    connection(502),
+    false,
+    'Bytes that came over the network do not have the shape that the protocol asks for. The connection is closed.',
+  ),
   UNKNOWN_ENDPOINT: row(
     -1,
     404,

@@ -9,14 +9,15 @@ import type { RecoveryReport } from './log/recovery.ts'
 
 export interface OpenOptions {
   /**
-   * Where the messages are: 'memory:' (in this process, gone with it), or a data directory, as a path or as a file: URL. A directory that does not exist is
-   * made. One process at a time has it open.
+   * Where the messages are: 'memory:' (in this process, gone with it), or a data directory, as a path or as a
+   * file: URL. A directory that does not exist is made. One process at a time has it open.
    */
   readonly url: string
   /**
-   * When a published message counts as accepted. Default 'always': it is on the disk; publishers that come together share a flush. `{ everyMs, everyMessages }`: it is
-   * with the operating system, which is told to write it out so often: a power cut may take what came since. 'os': written out whenever the operating system likes.
-   * The last two survive the process being killed, too.
+   * When a published message counts as accepted. Default 'always': it is on the disk; publishers that come
+   * together share a flush. `{ everyMs, everyMessages }`: it is with the operating system, which is told to
+   * write it out so often: a power cut may take what came since. 'os': written out whenever the operating
+   * system likes. The last two survive the process being killed, too.
    */
   readonly flush?: Flush
   /** Whether a topic that is published or subscribed to and does not exist is made. Default true. */
@@ -41,8 +42,8 @@ export interface OpenOptions {
  *     await using mq = await open('./data')
  *     await mq.publish('greetings', { value: 'hello' })
  *
- * Rejects with `INVALID_URL`, `UNSUPPORTED` (a known scheme that this version has no engine for), `DIRECTORY_IN_USE` (naming the holder), `NOT_A_DATA_DIRECTORY`,
- * `INVALID_CONFIG`.
+ * Rejects with `INVALID_URL`, `UNSUPPORTED` (a known scheme that this version has no engine for),
+ * `DIRECTORY_IN_USE` (naming the holder), `NOT_A_DATA_DIRECTORY`, `INVALID_CONFIG`.
  */
 export async function open(target: string | OpenOptions): Promise<Sluice> {
   const options: OpenOptions = typeof target === 'object' && target !== null ? target : { url: target }

@@ -2,7 +2,7 @@
 
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { measure, type Setting } from './measure.ts'
+import { type Measured, measure, type Setting } from './measure.ts'
 import { build, measureOpening, type OpenSetting } from './opening.ts'
 import { scenarioNamed } from './scenarios.ts'
 
@@ -18,8 +18,17 @@ export type Job =
 export type Answer = { readonly result: unknown } | { readonly failure: string }
 
 async function perform(job: Job): Promise<unknown> {
-  if (job.kind === 'build') return build(job.setting)
-  if (job.kind === 'open') return measureOpening(job.setting)
+  switch (job.kind) {
+    case 'build':
+      return build(job.setting)
+    case 'open':
+      return measureOpening(job.setting)
+    case 'measure':
+      return measureScenario(job)
+  }
+}
+
+async function measureScenario(job: Job & { readonly kind: 'measure' }): Promise<Measured> {
   const scenario = scenarioNamed(job.scenario)
   const limit = scenario.limit === null ? null : scenarioNamed(scenario.limit)
   const subject = await scenario.make(settingIn(job.setting, 'subject', 1))

@@ -39,6 +39,11 @@ export interface Topic {
   readonly config: ConfigValues
 }
 
+/** Keys with their new values, null: back to the default. As a function, of the topic's own values as they are then. */
+export type ConfigChange =
+  | Readonly<Record<string, string | null>>
+  | ((config: ConfigValues) => Readonly<Record<string, string | null>>)
+
 export interface CatalogOptions {
   readonly directory: DataDirectory
   readonly clock: Clock
@@ -63,6 +68,8 @@ export class Catalog {
   readonly #options: CatalogOptions
   readonly #entries = new Map<string, TopicEntry>()
   readonly #topics = new Map<string, Topic>()
+  /** Id → name, of the topics there are. */
+  readonly #names = new Map<string, string>()
   #log!: StateLog
   #nextProducerId = 0
   #reservedProducerId = 0
@@ -98,6 +105,11 @@ export class Catalog {
     return this.#topics.get(name)
   }
 
+  getById(id: string): Topic | undefined {
+    const name = this.#names.get(id)
+    return name === undefined ? undefined : this.#topics.get(name)
+  }
+
   /** Throws UNKNOWN_TOPIC. */
   topic(name: string): Topic {
     const topic = this.#topics.get(name)
@@ -106,20 +118,26 @@ export class Catalog {
     return topic
   }
 
+  /** Throws what `create` would reject with, as things are now. Returns the number of partitions that the topic would have. */
+  checkCreate(spec: TopicSpec): number {
+    const { name, config = {}, partitions = this.#options.defaultPartitions } = spec
+    checkTopicName(name)
+    if (name.startsWith('__')) {
+      throw new SluiceError('INVALID_TOPIC', `"${name}": names that begin with "__" belong to the broker`, {
+        topic: name,
+      })
+    }
+    checkPartitions(name, partitions, 1)
+    checkConfig(config)
+    if (this.#entries.has(name))
+      throw new SluiceError('TOPIC_EXISTS', `topic "${name}" exists already`, { topic: name })
+    return partitions
+  }
+
   create(spec: TopicSpec): Promise<Topic> {
     const { name, config = {} } = spec
-    const partitions = spec.partitions ?? this.#options.defaultPartitions
     return this.#change(async () => {
-      checkTopicName(name)
-      if (name.startsWith('__')) {
-        throw new SluiceError('INVALID_TOPIC', `"${name}": names that begin with "__" belong to the broker`, {
-          topic: name,
-        })
-      }
-      checkPartitions(name, partitions, 1)
-      checkConfig(config)
-      if (this.#entries.has(name))
-        throw new SluiceError('TOPIC_EXISTS', `topic "${name}" exists already`, { topic: name })
+      const partitions = this.checkCreate(spec)
       const entry: TopicEntry = { id: randomBytes(16).toString('base64url'), partitions, config }
       await this.#store(name, entry)
       this.#clearTheWay(name, entry, 0)
@@ -133,22 +151,30 @@ export class Catalog {
       const entry = this.#entries.get(name)!
       await this.#store(name, { ...entry, deleting: true })
       this.#topics.delete(name)
+      this.#names.delete(topic.id)
       for (const partition of topic.partitions) await partition.close()
       await this.#removeFolders(name, entry)
     })
   }
 
-  alter(name: string, changes: Readonly<Record<string, string | null>>): Promise<Topic> {
+  /** Throws what `alter` would reject with, as things are now. Returns the configuration that the topic would have. */
+  checkAlter(name: string, changes: ConfigChange): ConfigValues {
+    const before = this.topic(name).config
+    const config: Record<string, string> = { ...(before as Record<string, string>) }
+    for (const [key, value] of Object.entries(typeof changes === 'function' ? changes(before) : changes)) {
+      if (value !== null) config[key] = value
+      else if (key in topicConfigTable) delete config[key]
+      else checkConfig({ [key]: '' })
+    }
+    checkConfig(config)
+    return config
+  }
+
+  alter(name: string, changes: ConfigChange): Promise<Topic> {
     return this.#change(async () => {
-      const topic = this.topic(name)
-      const config: Record<string, string> = { ...(topic.config as Record<string, string>) }
-      for (const [key, value] of Object.entries(changes)) {
-        if (value !== null) config[key] = value
-        else if (key in topicConfigTable) delete config[key]
-        else checkConfig({ [key]: '' })
-      }
-      checkConfig(config)
+      const config = this.checkAlter(name, changes)
       await this.#store(name, { ...this.#entries.get(name)!, config })
+      const topic = this.topic(name)
       const resolved = resolveConfig(config, this.#options.brokerConfig)
       for (const partition of topic.partitions) partition.configure(resolved)
       const altered = { ...topic, config }
@@ -157,10 +183,15 @@ export class Catalog {
     })
   }
 
+  /** Throws what `addPartitions` would reject with, as things are now. */
+  checkAddPartitions(name: string, partitions: number): void {
+    checkPartitions(name, partitions, this.topic(name).partitions.length + 1)
+  }
+
   addPartitions(name: string, partitions: number): Promise<Topic> {
     return this.#change(async () => {
+      this.checkAddPartitions(name, partitions)
       const topic = this.topic(name)
-      checkPartitions(name, partitions, topic.partitions.length + 1)
       const entry = { ...this.#entries.get(name)!, partitions }
       await this.#store(name, entry)
       this.#clearTheWay(name, entry, topic.partitions.length)
@@ -229,6 +260,7 @@ export class Catalog {
     await this.#options.directory.syncTopics()
     const topic = { name, id: entry.id, internal: false, partitions, config: entry.config }
     this.#topics.set(name, topic)
+    this.#names.set(topic.id, name)
     return topic
   }
 

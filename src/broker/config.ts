@@ -11,9 +11,14 @@ import type { LogConfig } from '../log/log.ts'
 /** Kafka's "no limit" for 64-bit keys. */
 export const UNLIMITED = '9223372036854775807'
 
+/** `list`: one or more of the choices, with commas between them. */
+export type ConfigType = 'int' | 'long' | 'choice' | 'list' | 'boolean'
+
 interface ConfigRow {
-  readonly type: 'int' | 'long' | 'choice'
+  readonly type: ConfigType
   readonly default: string
+  /** What Kafka calls the key when it is set for a whole broker. */
+  readonly brokerKey: string
   readonly min?: number
   readonly max?: number
   readonly choices?: readonly string[]
@@ -22,19 +27,22 @@ interface ConfigRow {
 
 export const topicConfigTable = {
   'cleanup.policy': {
-    type: 'choice',
+    type: 'list',
+    brokerKey: 'log.cleanup.policy',
     default: 'delete',
     choices: ['delete'],
     meaning: 'What happens to old records: `delete` removes whole segments by age and size.',
   },
   'compression.type': {
     type: 'choice',
+    brokerKey: 'compression.type',
     default: 'producer',
     choices: ['producer'],
     meaning: 'Batches are stored as the producer compressed them.',
   },
   'flush.messages': {
     type: 'long',
+    brokerKey: 'log.flush.interval.messages',
     default: '1',
     min: 1,
     meaning:
@@ -42,6 +50,7 @@ export const topicConfigTable = {
   },
   'flush.ms': {
     type: 'long',
+    brokerKey: 'log.flush.interval.ms',
     default: UNLIMITED,
     min: 0,
     meaning:
@@ -49,12 +58,14 @@ export const topicConfigTable = {
   },
   'index.interval.bytes': {
     type: 'int',
+    brokerKey: 'log.index.interval.bytes',
     default: '4096',
     min: 0,
     meaning: 'Bytes of log between two entries of the offset index and the time index.',
   },
   'max.message.bytes': {
     type: 'int',
+    brokerKey: 'message.max.bytes',
     default: '1048588',
     min: 100,
     max: 512 * 1024 * 1024,
@@ -62,6 +73,7 @@ export const topicConfigTable = {
   },
   'message.timestamp.type': {
     type: 'choice',
+    brokerKey: 'log.message.timestamp.type',
     default: 'CreateTime',
     choices: ['CreateTime', 'LogAppendTime'],
     meaning:
@@ -69,12 +81,14 @@ export const topicConfigTable = {
   },
   'retention.bytes': {
     type: 'long',
+    brokerKey: 'log.retention.bytes',
     default: '-1',
     min: -1,
     meaning: 'Oldest segments are removed while a partition is larger than this. -1: no limit.',
   },
   'retention.ms': {
     type: 'long',
+    brokerKey: 'log.retention.ms',
     default: '604800000',
     min: -1,
     meaning:
@@ -82,6 +96,7 @@ export const topicConfigTable = {
   },
   'segment.bytes': {
     type: 'int',
+    brokerKey: 'log.segment.bytes',
     default: '67108864',
     min: 1024,
     max: 2 ** 31 - 1,
@@ -90,6 +105,7 @@ export const topicConfigTable = {
   },
   'segment.ms': {
     type: 'long',
+    brokerKey: 'log.roll.ms',
     default: '604800000',
     min: 1,
     meaning: 'Age at which a segment is closed even if it is not full.',
@@ -101,6 +117,19 @@ export interface ConfigEntry {
   readonly value: string
   readonly source: 'topic' | 'broker' | 'default'
   readonly meaning: string
+}
+
+/** Where a value would come from, the one in force first. */
+export interface ConfigSynonym {
+  readonly name: string
+  readonly value: string
+  readonly source: ConfigEntry['source']
+}
+
+/** An entry with all that Kafka's tools want to know of it. */
+export interface ConfigDetail extends ConfigEntry {
+  readonly type: ConfigType
+  readonly synonyms: readonly ConfigSynonym[]
 }
 
 export type TopicConfigKey = keyof typeof topicConfigTable
@@ -128,9 +157,11 @@ export function checkConfig(values: ConfigValues): void {
       throw invalid(name, value, `unknown key; the keys are ${Object.keys(topicConfigTable).join(', ')}`)
     }
     if (typeof value !== 'string') throw invalid(name, value, 'a string is expected')
-    if (row.type === 'choice') {
-      if (!row.choices!.includes(value))
-        throw invalid(name, value, `one of ${row.choices!.join(', ')} is expected`)
+    if (row.type === 'choice' || row.type === 'boolean' || row.type === 'list') {
+      const parts = row.type === 'list' ? value.split(',') : [value]
+      const choices = choicesOf(row)
+      if (!parts.every(part => choices.includes(part)) || new Set(parts).size < parts.length)
+        throw invalid(name, value, `one of ${choices.join(', ')} is expected`)
       continue
     }
     const most = row.max ?? (row.type === 'int' ? 2 ** 31 - 1 : Number.POSITIVE_INFINITY)
@@ -141,6 +172,8 @@ export function checkConfig(values: ConfigValues): void {
     }
   }
 }
+
+const choicesOf = (row: ConfigRow): readonly string[] => row.choices ?? ['true', 'false']
 
 const invalid = (name: string, value: unknown, why: string): SluiceError =>
   new SluiceError('INVALID_CONFIG', `${name}=${String(value)}: ${why}`, { name, value })
@@ -180,12 +213,33 @@ export function describeConfig(topic: ConfigValues, broker: ConfigValues): Confi
   })
 }
 
+/** Every key with its value, type, and all places that it could come from. */
+export function detailConfig(topic: ConfigValues, broker: ConfigValues): ConfigDetail[] {
+  return describeConfig(topic, broker).map(entry => {
+    const { name } = entry
+    const row: ConfigRow = topicConfigTable[name as TopicConfigKey]
+    const synonyms: ConfigSynonym[] = []
+    const add = (key: string, value: string | undefined, source: ConfigEntry['source']): void => {
+      if (value !== undefined) synonyms.push({ name: key, value, source })
+    }
+    add(name, topic[name], 'topic')
+    add(row.brokerKey, broker[name], 'broker')
+    add(row.brokerKey, row.default, 'default')
+    return { ...entry, type: row.type, synonyms }
+  })
+}
+
+/** The type of a key; undefined if there is no such key. */
+export function configTypeOf(name: string): ConfigType | undefined {
+  return (topicConfigTable as Readonly<Record<string, ConfigRow | undefined>>)[name]?.type
+}
+
 /** The table as the rows of docs/CONFIGURATION.md. */
 export function topicConfigMarkdown(): string {
   const rows = Object.entries(topicConfigTable).map(([name, row]: [string, ConfigRow]) => {
     const values =
-      row.type === 'choice'
-        ? row.choices!.map(choice => `\`${choice}\``).join(', ')
+      row.type !== 'int' && row.type !== 'long'
+        ? choicesOf(row).map(choice => `\`${choice}\``).join(', ')
         : `${row.type}, at least ${row.min}`
     return `| \`${name}\` | ${values} | \`${row.default}\` | ${row.meaning} |`
   })

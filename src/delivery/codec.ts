@@ -1,12 +1,14 @@
 /**
- * Codecs: how a value or a key becomes bytes and comes back. Three are at hand (`json`, `string`, `bytes`); a Standard
- * Schema (zod, valibot, arktype…) is turned into a fourth kind: JSON that is checked on both sides.
+ * Codecs: how a value or a key becomes bytes and comes back. Three are at hand (`json`, `string`, `bytes`); a
+ * Standard Schema (zod, valibot, arktype…) is turned into a fourth kind: JSON that is checked on both sides.
  *
- * What a schema topic stores is the *input* of the schema, exactly as it was published, once it has passed. Transforms,
- * coercions and defaults are applied when the message is read. So the stored JSON is always something that the
- * schema accepts, a schema that turns a string into a Date works, and a reader with a newer schema gets its newer defaults.
+ * What a schema topic stores is the *input* of the schema, exactly as it was published, once it has passed.
+ * Transforms, coercions and defaults are applied when the message is read. So the stored JSON is always
+ * something that the schema accepts, a schema that turns a string into a Date works, and a reader with a
+ * newer schema gets its newer defaults.
  *
- * A codec is synchronous: it runs once per message between `send` and the batch. What it throws refuses that one message.
+ * A codec is synchronous: it runs once per message between `send` and the batch. What it throws refuses that
+ * one message.
  */
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
@@ -109,7 +111,10 @@ export function describe(value: unknown): string {
   return Array.isArray(value) ? 'an array' : `an object (${value.constructor?.name ?? 'no prototype'})`
 }
 
-/** What a codec threw, as an error that says where. `where` starts the message: "topic orders", "orders/0 offset 12". */
+/**
+ * What a codec threw, as an error that says where. `where` starts the message: "topic orders", "orders/0
+ * offset 12".
+ */
 export function codecError(error: unknown, where: string, context: Record<string, unknown>): SluiceError {
   if (error instanceof SluiceError) {
     return new SluiceError(error.code, `${where}: ${error.message}`, { ...error.detail, ...context }, error)

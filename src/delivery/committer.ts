@@ -1,6 +1,6 @@
 /**
- * Commits of one membership: by hand, and by itself every so often. Commits of a consumer run one after the other, in the order in which they were
- * asked for, so that an older offset never overwrites a newer one.
+ * Commits of one membership: by hand, and by itself every so often. Commits of a consumer run one after the
+ * other, in the order in which they were asked for, so that an older offset never overwrites a newer one.
  */
 
 import type { CommitOffset, Member } from '../engine/engine.ts'
@@ -61,7 +61,9 @@ export class Committer {
     })
   }
 
-  /** Commits what has been handled in these partitions (default: in all), as far as it is not committed yet. */
+  /**
+   * Commits what has been handled in these partitions (default: in all), as far as it is not committed yet.
+   */
   async commitHandled(readers: Iterable<PartitionReader> = this.#readers()): Promise<void> {
     const offsets: CommitOffset[] = []
     for (const { topic, partition, handled, committed } of readers) {

@@ -1,4 +1,7 @@
-/** What a consumer can be told, and what it tells: options with their defaults, events, and the types of messages that follow from topics. */
+/**
+ * What a consumer can be told, and what it tells: options with their defaults, events, and the types of
+ * messages that follow from topics.
+ */
 
 import type { Assignor, CommitOffset, Engine, OffsetSpec, TopicPartition } from '../engine/engine.ts'
 import type { SluiceError } from '../errors.ts'
@@ -24,22 +27,33 @@ export interface ConsumerOptions<T extends AnyTopic | string = AnyTopic | string
   /** What to read: descriptors or names. */
   readonly topics: readonly T[]
   /**
-   * The consumer group. Its members share the partitions, and its commits are where a restart goes on. Without a group the consumer reads
-   * all partitions (or `partitions`) by itself, from `from` on, and commits nothing.
+   * The consumer group. Its members share the partitions, and its commits are where a restart goes on.
+   * Without a group the consumer reads all partitions (or `partitions`) by itself, from `from` on, and
+   * commits nothing.
    */
   readonly group?: string
   /** Without a group: only these partitions of each topic. */
   readonly partitions?: readonly number[]
-  /** Where to begin in a partition for which the group has no commit. Default 'earliest': a queue hands out what is in it. */
+  /**
+   * Where to begin in a partition for which the group has no commit. Default 'earliest': a queue hands out
+   * what is in it.
+   */
   readonly from?: OffsetSpec
   /**
-   * What to do when the log does not have the position any more (retention), or never had it (a topic that was created anew): go to that end and
-   * emit 'outOfRange', or fail with `OFFSET_OUT_OF_RANGE`. Default: `from` if that is an end of the log, otherwise 'earliest'.
+   * What to do when the log does not have the position any more (retention), or never had it (a topic that
+   * was created anew): go to that end and emit 'outOfRange', or fail with `OFFSET_OUT_OF_RANGE`. Default:
+   * `from` if that is an end of the log, otherwise 'earliest'.
    */
   readonly onOutOfRange?: 'earliest' | 'latest' | 'error'
-  /** Commit what has been handled every so often, and on stop and rebalance. Default true: every 1,000 ms. With false: `commit`. */
+  /**
+   * Commit what has been handled every so often, and on stop and rebalance. Default true: every 1,000 ms.
+   * With false: `commit`.
+   */
   readonly autoCommit?: boolean | { readonly everyMs: number }
-  /** How many partitions are handled side by side. Default 1. Each keeps its order. `for await` always takes one message at a time. */
+  /**
+   * How many partitions are handled side by side. Default 1. Each keeps its order. `for await` always takes
+   * one message at a time.
+   */
   readonly concurrency?: number
   /** How much one fetch brings from a partition. Default 1 MiB; a single larger batch comes all the same. */
   readonly partitionBytesMax?: number
@@ -53,7 +67,10 @@ export interface ConsumerOptions<T extends AnyTopic | string = AnyTopic | string
   readonly sessionTimeoutMs?: number
   /** How long a rebalance waits for running handlers. Default 300,000. */
   readonly rebalanceTimeoutMs?: number
-  /** Makes a static member: one that restarts within the session time-out and gets its partitions back without a rebalance. */
+  /**
+   * Makes a static member: one that restarts within the session time-out and gets its partitions back without
+   * a rebalance.
+   */
   readonly instanceId?: string
   /** Stops the consumer, as `stop()` does. */
   readonly signal?: AbortSignal
@@ -82,11 +99,17 @@ export interface ConsumerEvents {
   assigned: [partitions: readonly TopicPartition[]]
   /** Partitions were taken back, after what was handled had been committed. */
   revoked: [partitions: readonly TopicPartition[]]
-  /** Partitions are gone already: the session had timed out. What was not committed is handled again, elsewhere. */
+  /**
+   * Partitions are gone already: the session had timed out. What was not committed is handled again,
+   * elsewhere.
+   */
   lost: [partitions: readonly TopicPartition[]]
   committed: [offsets: readonly CommitOffset[]]
   /** A position that the log does not have was given up for another; see `onOutOfRange`. */
   outOfRange: [change: TopicPartition & { readonly offset: number; readonly resetTo: number }]
-  /** Something went wrong that the consumer goes on from by itself. Without a listener it is a process warning. */
+  /**
+   * Something went wrong that the consumer goes on from by itself. Without a listener it is a process
+   * warning.
+   */
   error: [error: SluiceError]
 }

@@ -1,14 +1,18 @@
 /**
- * The consumer: from the engine's fetches to the user's handlers, one partition's messages one after the other.
+ * The consumer: from the engine's fetches to the user's handlers, one partition's messages one after the
+ * other.
  *
  *     engine.fetch ─▶ PartitionReader.next ─▶ .current ─▶ handler ─▶ handled ─▶ commit
  *        one call for all hungry partitions; it runs while handlers work, one batch ahead
  *
  * Promises:
  * - Order per partition. `concurrency` lets several partitions run side by side, never two messages of one.
- * - At least once. Only what a handler has finished is committed; what was not is handed out again after a restart.
- * - A partition that is being taken away waits for its running handler, commits, and then hands out nothing more.
- * - A handler that throws stops the consumer: `run` rejects with what it threw, after committing what was handled before.
+ * - At least once. Only what a handler has finished is committed; what was not is handed out again after a
+ *   restart.
+ * - A partition that is being taken away waits for its running handler, commits, and then hands out nothing
+ *   more.
+ * - A handler that throws stops the consumer: `run` rejects with what it threw, after committing what was
+ *   handled before.
  *
  *     idle ── run, runBatch, for await ──▶ running ── error ──▶ idle
  *                                             └──── stop ────▶ closed
@@ -144,26 +148,27 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   }
 
   /**
-   * Handles messages one by one until the consumer is stopped; then resolves. The next message of a partition comes when the handler's
-   * promise has resolved. Rejects with what the handler threw, or with `CORRUPT_LOG`, `UNKNOWN_TOPIC`, … if reading cannot go on; what was handled
-   * before is committed, and `run` may be called again. Rejects with `CONSUMER_CLOSED` after `stop`.
+   * Handles messages one by one until the consumer is stopped; then resolves. The next message of a partition
+   * comes when the handler's promise has resolved. Rejects with what the handler threw, or with
+   * `CORRUPT_LOG`, `UNKNOWN_TOPIC`, … if reading cannot go on; what was handled before is committed, and
+   * `run` may be called again. Rejects with `CONSUMER_CLOSED` after `stop`.
    */
   run(handler: (message: MessageOf<T>) => unknown): Promise<void> {
     return this.#begin({ kind: 'message', handle: handler as (message: AnyMessage) => unknown })
   }
 
   /**
-   * The same by batches of one partition, the fastest way: a batch is decoded only as far as the handler reads it. It counts as handled as a
-   * whole, when the handler's promise has resolved.
+   * The same by batches of one partition, the fastest way: a batch is decoded only as far as the handler
+   * reads it. It counts as handled as a whole, when the handler's promise has resolved.
    */
   runBatch(handler: (batch: BatchOf<T>) => unknown): Promise<void> {
     return this.#begin({ kind: 'batch', handle: handler as (batch: AnyBatch) => unknown })
   }
 
   /**
-   * `for await (const message of consumer)`. A message counts as handled when the loop comes back for the next one. Leaving the
-   * loop (break, return, throw) stops the consumer, and the message that it left with is not committed by itself: nobody can tell a
-   * break from a failure. Commit it before, if it is done.
+   * `for await (const message of consumer)`. A message counts as handled when the loop comes back for the
+   * next one. Leaving the loop (break, return, throw) stops the consumer, and the message that it left with
+   * is not committed by itself: nobody can tell a break from a failure. Commit it before, if it is done.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<MessageOf<T>> {
     if (this.#state !== 'idle') throw this.#notIdle()
@@ -185,9 +190,9 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   }
 
   /**
-   * Takes no new messages, lets running handlers finish, commits what they finished (unless `autoCommit` is off), leaves the group, and resolves. A
-   * handler that is not done within `deadlineMs` (default 30,000) is left alone, and its message is not committed. Afterwards the consumer is
-   * closed for good.
+   * Takes no new messages, lets running handlers finish, commits what they finished (unless `autoCommit` is
+   * off), leaves the group, and resolves. A handler that is not done within `deadlineMs` (default 30,000) is
+   * left alone, and its message is not committed. Afterwards the consumer is closed for good.
    *
    * Inside a handler or a loop, do not await it: it waits for the handler. Use `break` in a loop.
    */
@@ -215,7 +220,10 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     return this.#assigned(of).position
   }
 
-  /** What the group has committed for these partitions (default: the assigned ones). Partitions without a commit are left out. */
+  /**
+   * What the group has committed for these partitions (default: the assigned ones). Partitions without a
+   * commit are left out.
+   */
   async committed(partitions: readonly TopicPartition[] = this.assignment()): Promise<CommittedOffset[]> {
     return this.#engine.committed(this.#groupOrThrow(), partitions)
   }
@@ -231,8 +239,9 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   }
 
   /**
-   * Commits everything handled so far; or a message, a batch, or offsets (each the next one to handle). Throws `ILLEGAL_GENERATION` if a partition is not
-   * assigned to this consumer any more, `INVALID_ARGUMENT` without a group, and what the engine refuses with.
+   * Commits everything handled so far; or a message, a batch, or offsets (each the next one to handle).
+   * Throws `ILLEGAL_GENERATION` if a partition is not assigned to this consumer any more, `INVALID_ARGUMENT`
+   * without a group, and what the engine refuses with.
    */
   async commit(
     what?: Message<unknown, unknown> | MessageBatch<unknown, unknown> | readonly CommitOffset[],
@@ -254,7 +263,10 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     await this.#committer.commit(offsets)
   }
 
-  /** Stops handing out messages of these partitions (default: of all, those assigned later included). A running handler finishes. */
+  /**
+   * Stops handing out messages of these partitions (default: of all, those assigned later included). A
+   * running handler finishes.
+   */
   pause(partitions?: readonly TopicPartition[]): void {
     if (partitions === undefined) this.#pausedAll = true
     for (const reader of partitions?.map(of => this.#assigned(of)) ?? this.#readers) reader.pause()
@@ -272,8 +284,9 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   }
 
   /**
-   * Goes on from another place: what was fetched is dropped, and a running handler's message no longer counts as handled. The next commit is of the new
-   * place. For a partition that is not assigned, it holds from when it will be.
+   * Goes on from another place: what was fetched is dropped, and a running handler's message no longer counts
+   * as handled. The next commit is of the new place. For a partition that is not assigned, it holds from when
+   * it will be.
    */
   async seek(to: TopicPartition & { readonly offset: OffsetSpec }): Promise<void> {
     const { topic, partition, offset } = to
@@ -315,7 +328,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
       await this.#join()
       await Promise.all([this.#ending.promise, this.#fetcher.run()])
     } catch (error) {
-      this.#fail(error)
+      this.#failSetup(error)
     }
     try {
       await this.#windDown()
@@ -336,6 +349,14 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   #fail(error: unknown): void {
     this.#failure ??= { error }
     this.#end()
+  }
+
+  /**
+   * The same for joining and assignment, where an error that would pass is not worth telling once the
+   * consumer is stopped.
+   */
+  #failSetup(error: unknown): void {
+    if (!this.#isOver || !isRetriable(error)) this.#fail(error)
   }
 
   /** Wakes all who wait, so that they see that the session is over. */
@@ -452,7 +473,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
       )
       if (this.#ending === session) this.#add(readers)
     } catch (error) {
-      if (this.#ending === session) this.#fail(error)
+      if (this.#ending === session) this.#failSetup(error)
     }
   }
 
@@ -504,7 +525,10 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     return new PartitionReader(topic, of.partition, position, committed ?? -1)
   }
 
-  /** From here on they are read. A listener of 'assigned' comes before the first message, so that it can seek or pause. */
+  /**
+   * From here on they are read. A listener of 'assigned' comes before the first message, so that it can seek
+   * or pause.
+   */
   #add(readers: readonly PartitionReader[]): void {
     if (this.#isOver) return
     this.#remove(this.#halt(readers))

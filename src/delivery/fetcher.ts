@@ -1,7 +1,7 @@
 /**
- * Fetching for a consumer: one call to the engine at a time, for all partitions that can take a batch. It runs while handlers work, so that the next
- * batch is there when they are done. A partition that becomes able to take more while a call waits for news of others ends that wait, and the
- * next call asks for it too.
+ * Fetching for a consumer: one call to the engine at a time, for all partitions that can take a batch. It
+ * runs while handlers work, so that the next batch is there when they are done. A partition that becomes able
+ * to take more while a call waits for news of others ends that wait, and the next call asks for it too.
  */
 
 import type { Engine, Fetched, FetchPartition, TopicPartition } from '../engine/engine.ts'

@@ -1,6 +1,7 @@
 /**
- * Keeps the process running while there is something to wait for. Timers of the clock do not (a lingering batch, a long poll), and neither
- * does a lock file or an open log: without this, `await producer.send(...)` at the top level of a program could end with it.
+ * Keeps the process running while there is something to wait for. Timers of the clock do not (a lingering
+ * batch, a long poll), and neither does a lock file or an open log: without this, `await producer.send(...)`
+ * at the top level of a program could end with it.
  */
 
 const FOREVER_MS = 2 ** 31 - 1

@@ -1,12 +1,14 @@
 /**
- * What a consumer hands out. A `Message` is a small object over the bytes of the batch it came in: it knows where its key,
- * value and headers lie, and has decoded nothing. Getters decode on demand and remember what they decoded.
+ * What a consumer hands out. A `Message` is a small object over the bytes of the batch it came in: it knows
+ * where its key, value and headers lie, and has decoded nothing. Getters decode on demand and remember what
+ * they decoded.
  *
- * Lifetime: a message keeps alive what its fetch brought (up to `partitionBytesMax`), and its Buffers are views of that. Those
- * bytes never change, so keeping a message is safe; to keep a few out of many for long, copy what you need.
+ * Lifetime: a message keeps alive what its fetch brought (up to `partitionBytesMax`), and its Buffers are
+ * views of that. Those bytes never change, so keeping a message is safe; to keep a few out of many for long,
+ * copy what you need.
  *
- * A `MessageBatch` is what one fetch brought for one partition, from the consumer's position on. It counts by the headers of the
- * record batches; records are decoded as they are iterated.
+ * A `MessageBatch` is what one fetch brought for one partition, from the consumer's position on. It counts by
+ * the headers of the record batches; records are decoded as they are iterated.
  */
 
 import { isUtf8 } from 'node:buffer'
@@ -39,14 +41,17 @@ export interface MessageSource {
 const UNDECODED: unique symbol = Symbol('undecoded')
 
 /**
- * One message. `V` and `K` are what the codecs of its topic give; without a codec the value is `Buffer | null` and the key a string.
+ * One message. `V` and `K` are what the codecs of its topic give; without a codec the value is `Buffer |
+ * null` and the key a string.
  *
- * Reading `value` or `key` throws `SCHEMA_MISMATCH` or `CODEC_FAILED` when the stored bytes are not what the topic promises.
- * `valueBytes` and `keyBytes` are there all the same.
+ * Reading `value` or `key` throws `SCHEMA_MISMATCH` or `CODEC_FAILED` when the stored bytes are not what the
+ * topic promises. `valueBytes` and `keyBytes` are there all the same.
  */
 export class Message<V = PlainBytes, K = string> {
   readonly offset: number
-  /** Milliseconds since the Unix epoch: the producer's time, or the log's where the topic says LogAppendTime. */
+  /**
+   * Milliseconds since the Unix epoch: the producer's time, or the log's where the topic says LogAppendTime.
+   */
   readonly timestamp: number
   readonly #source: MessageSource
   readonly #bytes: Buffer
@@ -130,7 +135,10 @@ export class Message<V = PlainBytes, K = string> {
       : this.#bytes.toString('utf8', this.#valueStart, this.#valueStart + this.#valueLength)
   }
 
-  /** The stored value parsed as JSON, unchecked, whatever the topic's codec; null if it is null. Throws `CODEC_FAILED`. */
+  /**
+   * The stored value parsed as JSON, unchecked, whatever the topic's codec; null if it is null. Throws
+   * `CODEC_FAILED`.
+   */
   json<T = unknown>(): T {
     if (this.#valueLength < 0) return null as T
     try {
@@ -213,7 +221,9 @@ function printable(bytes: Uint8Array | null): unknown {
   return isUtf8(bytes) ? asBuffer(bytes).toString('utf8') : { base64: asBuffer(bytes).toString('base64') }
 }
 
-/** Messages of one partition, in order. Iterate it as often as you like; each time records are decoded anew. */
+/**
+ * Messages of one partition, in order. Iterate it as often as you like; each time records are decoded anew.
+ */
 export class MessageBatch<V = PlainBytes, K = string> implements Iterable<Message<V, K>> {
   readonly topic: string
   readonly partition: number
@@ -229,8 +239,8 @@ export class MessageBatch<V = PlainBytes, K = string> implements Iterable<Messag
   readonly #batches: Buffer
 
   /**
-   * @internal Batches come from consumers. `batches` are whole record batches, not empty; records before `position` are left out.
-   * Throws `INVALID_RECORD` if the bytes are not record batches.
+   * @internal Batches come from consumers. `batches` are whole record batches, not empty; records before
+   * `position` are left out. Throws `INVALID_RECORD` if the bytes are not record batches.
    */
   constructor(source: MessageSource, batches: Uint8Array, position: number) {
     this.#source = source

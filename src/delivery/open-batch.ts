@@ -1,9 +1,11 @@
 /**
- * A batch of the producer on its way from the first record to the answer, together with everybody who waits for that answer:
- * single sends (a promise each), arrays (a part of an `ArrayClaim` each) and posts (a number).
+ * A batch of the producer on its way from the first record to the answer, together with everybody who waits
+ * for that answer: single sends (a promise each), arrays (a part of an `ArrayClaim` each) and posts (a
+ * number).
  *
- * Invariant: each of them is told exactly once, by `accept` or `fail`, whichever comes first; the second is ignored. The memory
- * of the builder is a different matter: it belongs to the engine until its call has ended, also after a time-out.
+ * Invariant: each of them is told exactly once, by `accept` or `fail`, whichever comes first; the second is
+ * ignored. The memory of the builder is a different matter: it belongs to the engine until its call has
+ * ended, also after a time-out.
  */
 
 import type { SluiceError } from '../errors.ts'
@@ -107,7 +109,8 @@ export class OpenBatch {
     if (this.settled) return
     this.settled = true
     if (this.#resolves.length > 0) {
-      // one rejected promise for all: each message's promise follows it, and so needs no reject function of its own
+      // one rejected promise for all: each message's promise follows it, and so needs no reject function of
+      // its own
       const rejected: Promise<never> = Promise.reject(error)
       for (const resolve of this.#resolves) resolve(rejected)
     }
@@ -124,7 +127,10 @@ export class OpenBatch {
 
 let captured: Resolve
 
-/** One executor for all promises: it leaves the resolve function where `promise` picks it up, without a closure for each. */
+/**
+ * One executor for all promises: it leaves the resolve function where `promise` picks it up, without a
+ * closure for each.
+ */
 function captureResolve(resolve: (published: Published) => void): void {
   captured = resolve as Resolve
 }

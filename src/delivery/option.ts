@@ -1,4 +1,7 @@
-/** Checks of options: each returns the value, or throws INVALID_ARGUMENT with the option's name, what it may be and what it was. */
+/**
+ * Checks of options: each returns the value, or throws INVALID_ARGUMENT with the option's name, what it may
+ * be and what it was.
+ */
 
 import { SluiceError } from '../errors.ts'
 import { describe } from './codec.ts'

@@ -1,6 +1,7 @@
 /**
- * Messages on their way out: what a user may hand to the producer, and how its parts become what a batch takes. Each function throws what
- * is wrong with the message, as a SluiceError that names the topic; none keeps anything.
+ * Messages on their way out: what a user may hand to the producer, and how its parts become what a batch
+ * takes. Each function throws what is wrong with the message, as a SluiceError that names the topic; none
+ * keeps anything.
  */
 
 import { SluiceError } from '../errors.ts'
@@ -8,14 +9,20 @@ import type { Header } from '../record/builder.ts'
 import { type Codec, codecError, describe, json } from './codec.ts'
 import type { AnyTopic, PlainValue, Topic } from './topic.ts'
 
-/** Headers to publish: by name, or as pairs where a name repeats. Text is stored as UTF-8; undefined is left out. */
+/**
+ * Headers to publish: by name, or as pairs where a name repeats. Text is stored as UTF-8; undefined is left
+ * out.
+ */
 export type HeadersInput =
   | Readonly<Record<string, Uint8Array | string | null | undefined>>
   | readonly Header[]
 
 /** A message to publish. Do not change it, nor the bytes it refers to, before its promise has settled. */
 export interface OutgoingMessage<V = PlainValue, K = string | Uint8Array> {
-  /** What the topic's codec takes. Without a codec: text and bytes as they are, null (a tombstone), anything else as JSON. */
+  /**
+   * What the topic's codec takes. Without a codec: text and bytes as they are, null (a tombstone), anything
+   * else as JSON.
+   */
   readonly value: V
   /** Messages with the same key keep their order: they go to the same partition. */
   readonly key?: K | null

@@ -7,8 +7,9 @@
  *     │           └─ commit: everything before it has been handled
  *     └─ what the group has stored (-1: nothing)
  *
- * Between position and fetchOffset lie at most two batches: the one being handled (`current`) and one fetched ahead (`next`).
- * A seek raises `epoch` and throws both away: whoever began something under an older epoch may not touch the offsets any more.
+ * Between position and fetchOffset lie at most two batches: the one being handled (`current`) and one fetched
+ * ahead (`next`). A seek raises `epoch` and throws both away: whoever began something under an older epoch
+ * may not touch the offsets any more.
  */
 
 import type { TopicPartition } from '../engine/engine.ts'
@@ -100,7 +101,9 @@ export class PartitionReader implements TopicPartition {
     return batch
   }
 
-  /** The next message of the batch being handled, or null when it is used up, which makes all of it handled. */
+  /**
+   * The next message of the batch being handled, or null when it is used up, which makes all of it handled.
+   */
   takeMessage(): AnyMessage | null {
     if (this.#current === null && !this.#advance()) return null
     this.#messages ??= (this.#current as AnyBatch)[Symbol.iterator]()
@@ -129,7 +132,10 @@ export class PartitionReader implements TopicPartition {
     this.bufferedBytes = 0
   }
 
-  /** Hands out nothing and is not fetched for until `paused` is false again. What was fetched ahead is dropped: it would fill the buffer for nothing. */
+  /**
+   * Hands out nothing and is not fetched for until `paused` is false again. What was fetched ahead is
+   * dropped: it would fill the buffer for nothing.
+   */
   pause(): void {
     this.paused = true
     if (this.#next !== null) {

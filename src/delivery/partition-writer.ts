@@ -3,10 +3,10 @@
  *
  *     records → [ open ] → [ closed, closed… ] → [ in flight ] → engine
  *
- * At most one batch is in flight, retries included, so records are stored in the order in which they were sent, without any help from the
- * log. Meanwhile the open batch keeps filling: everybody who sends during a flush shares the next one (group commit).
- * When a batch comes back, a partly filled one waits for the end of the turn of the event loop, because those who have just
- * been answered are about to send again.
+ * At most one batch is in flight, retries included, so records are stored in the order in which they were
+ * sent, without any help from the log. Meanwhile the open batch keeps filling: everybody who sends during a
+ * flush shares the next one (group commit). When a batch comes back, a partly filled one waits for the end of
+ * the turn of the event loop, because those who have just been answered are about to send again.
  *
  * An open batch closes when it is full, when linger is over and nothing is in flight, and on flush.
  */
@@ -101,7 +101,10 @@ export class PartitionWriter {
     if (this.#inFlight === null) this.#sendNext()
   }
 
-  /** Gives up on a batch of this line. The engine may still be at work on it: then its memory comes back later. */
+  /**
+   * Gives up on a batch of this line. The engine may still be at work on it: then its memory comes back
+   * later.
+   */
   abandon(batch: OpenBatch, error: SluiceError): void {
     if (batch === this.#inFlight) {
       if (this.#retryTimer === null) this.#tell(batch, error)

@@ -1,12 +1,14 @@
 /**
- * Which partition a message goes to. With a key: murmur2 of its bytes, as the Java client, librdkafka (`murmur2_random`),
- * kafkajs and every other client do it, so that programs in different languages put a key into the same place.
- * Without a key the producer stays on one partition until its batch closes, then takes the next ("sticky", KIP-480).
+ * Which partition a message goes to. With a key: murmur2 of its bytes, as the Java client, librdkafka
+ * (`murmur2_random`), kafkajs and every other client do it, so that programs in different languages put a key
+ * into the same place. Without a key the producer stays on one partition until its batch closes, then takes
+ * the next ("sticky", KIP-480).
  */
 
 /**
- * Chooses a partition from 0 to `partitions` - 1. Called once per message that does not name its partition, with the encoded key
- * (valid during the call only) and the value as it was published. Must be quick and must not throw.
+ * Chooses a partition from 0 to `partitions` - 1. Called once per message that does not name its partition,
+ * with the encoded key (valid during the call only) and the value as it was published. Must be quick and must
+ * not throw.
  */
 export type Partitioner = (topic: string, key: Buffer | null, value: unknown, partitions: number) => number
 
@@ -35,7 +37,10 @@ function murmur2OfString(key: string): number {
   return murmur2(scratch, length)
 }
 
-/** MurmurHash2, 32 bits, with the seed that Kafka's `Utils.murmur2` has, over the first `length` bytes. Signed, as in Java. */
+/**
+ * MurmurHash2, 32 bits, with the seed that Kafka's `Utils.murmur2` has, over the first `length` bytes.
+ * Signed, as in Java.
+ */
 export function murmur2(bytes: Uint8Array, length: number = bytes.length): number {
   const mix = 0x5bd1e995
   let hash = 0x9747b28c ^ length

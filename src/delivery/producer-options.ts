@@ -1,4 +1,6 @@
-/** What a producer can be told: options with their defaults, and the default for errors that nobody waits for. */
+/**
+ * What a producer can be told: options with their defaults, and the default for errors that nobody waits for.
+ */
 
 import type { Acks, Engine } from '../engine/engine.ts'
 import type { SluiceError } from '../errors.ts'
@@ -8,17 +10,24 @@ import type { Partitioner } from './partitioner.ts'
 
 export interface ProducerOptions {
   /**
-   * How long a batch waits for more messages, in milliseconds. Default 0: until the end of the current turn of the event loop, so messages
-   * that are sent together travel together, and a lone message does not wait. More makes larger batches and later answers.
+   * How long a batch waits for more messages, in milliseconds. Default 0: until the end of the current turn
+   * of the event loop, so messages that are sent together travel together, and a lone message does not wait.
+   * More makes larger batches and later answers.
    */
   readonly lingerMs?: number
-  /** A batch closes at this size, before compression. Default 1 MiB, and never more than the topic's `max.message.bytes`. A larger message goes alone. */
+  /**
+   * A batch closes at this size, before compression. Default 1 MiB, and never more than the topic's
+   * `max.message.bytes`. A larger message goes alone.
+   */
   readonly batchBytesMax?: number
   /** A batch closes at this number of messages. Default 50,000. */
   readonly batchCountMax?: number
   /** Bytes that may be unsent or unanswered. Default 32 MiB. */
   readonly bufferBytesMax?: number
-  /** What `send` does when the buffer is full: wait its turn (up to `maxBlockMs`), or reject with `BUFFER_FULL`. Default 'wait'. */
+  /**
+   * What `send` does when the buffer is full: wait its turn (up to `maxBlockMs`), or reject with
+   * `BUFFER_FULL`. Default 'wait'.
+   */
   readonly whenFull?: 'wait' | 'reject'
   /** How long `send` waits for room in the buffer, or for the topic to be known. Default 60,000. */
   readonly maxBlockMs?: number
@@ -28,7 +37,10 @@ export interface ProducerOptions {
   readonly compression?: Compression
   /** Default: by key as every Kafka client does it (murmur2); without a key, batch by batch round robin. */
   readonly partitioner?: Partitioner
-  /** Lets the log recognise a batch that is sent again, so that a retry stores nothing twice. Default false: in process nothing gets lost on the way. */
+  /**
+   * Lets the log recognise a batch that is sent again, so that a retry stores nothing twice. Default false:
+   * in process nothing gets lost on the way.
+   */
   readonly idempotent?: boolean
   /** How often a batch is sent again after an error that may pass. Default 10; 0 turns retries off. */
   readonly retries?: number
@@ -58,7 +70,10 @@ export interface ProducerSetting {
   readonly onClosed?: (producer: object) => void
 }
 
-/** The default of `onError`: a process warning at once, then at most one a second, with what has come together. */
+/**
+ * The default of `onError`: a process warning at once, then at most one a second, with what has come
+ * together.
+ */
 export function warnOfFailedPosts(clock: Clock): (error: SluiceError, failed: FailedPosts) => void {
   let count = 0
   let last: SluiceError | null = null

@@ -1,15 +1,18 @@
 /**
- * The producer: from messages to batches to the engine. It owns encoding, choosing partitions, batching, back-pressure, and the
- * promise that every message is answered exactly once; `partition-writer.ts` owns what happens to a batch.
+ * The producer: from messages to batches to the engine. It owns encoding, choosing partitions, batching,
+ * back-pressure, and the promise that every message is answered exactly once; `partition-writer.ts` owns what
+ * happens to a batch.
  *
  *     send / post → place: encode │ partition │ open batch ─ ─ ─ end of turn, linger or full ─ ─ ─▶ engine.produce
  *                     └─ no room, or the topic is not known yet: parked, in order, per topic
  *
- * The path of a message that is not parked is synchronous, up to its place in a batch. So messages that are sent one after
- * another, awaited or not, come into their partition in that order; and those who send concurrently share batches.
+ * The path of a message that is not parked is synchronous, up to its place in a batch. So messages that are
+ * sent one after another, awaited or not, come into their partition in that order; and those who send
+ * concurrently share batches.
  *
- * Bounded: what is unsent or unanswered counts against `bufferBytesMax`. From there on `send` waits (or rejects), and `post` says
- * so; beyond twice that, `post` drops, and reports what it dropped. A parked send holds a reference to the message, not a copy.
+ * Bounded: what is unsent or unanswered counts against `bufferBytesMax`. From there on `send` waits (or
+ * rejects), and `post` says so; beyond twice that, `post` drops, and reports what it dropped. A parked send
+ * holds a reference to the message, not a copy.
  */
 
 import type { Engine } from '../engine/engine.ts'
@@ -42,47 +45,13 @@ import {
 import { createAsDescribed } from './provision.ts'
 import { ArrayClaim, type Published, type PublishedBatch } from './published.ts'
 import { type AnyTopic, topicOf } from './topic.ts'
+import { type Parked, TopicWriter } from './topic-writer.ts'
 
 const RETRY_BACKOFF_MS_MAX = 2_000
 /** How often the number of partitions and the size limit of a topic are asked again. */
 const TOPIC_AGE_MS_MAX = 60_000
 /** Batches kept for use again. */
 const SPARE_BATCHES_MAX = 8
-/** Default of Kafka's `max.message.bytes`, where the engine does not tell. */
-const MESSAGE_BYTES_MAX = 1_048_588
-
-/** Something that could not be placed at once. */
-interface Parked {
-  readonly order: number
-  /** Counted in the buffer meanwhile. */
-  readonly bytes: number
-  timer: Timer | null
-  /** Places what there is room for; true when all of it is placed. Never throws. */
-  resume(): boolean
-  refuse(error: SluiceError): void
-}
-
-/** A topic as the producer knows it. */
-class TopicWriter {
-  readonly topic: AnyTopic
-  /** The same topic addressed by its name alone. */
-  readonly plain: AnyTopic
-  partitions: PartitionWriter[] = []
-  /** Where messages without a key go now. */
-  sticky = 0
-  known = false
-  knownSince = 0
-  refreshing = false
-  messageBytesMax = MESSAGE_BYTES_MAX
-  batchBytesMax = MESSAGE_BYTES_MAX
-  parked: Parked[] = []
-
-  constructor(topic: AnyTopic) {
-    this.topic = topic
-    this.plain = topicOf(topic.name)
-  }
-}
-
 export class Producer {
   readonly #engine: Engine
   readonly #clock: Clock
@@ -119,7 +88,10 @@ export class Producer {
   #readyWaiters: { resolve: () => void; reject: (error: SluiceError) => void }[] = []
   #idleWaiters: (() => void)[] = []
 
-  /** @internal Producers come from `mq.producer()`. Throws `INVALID_ARGUMENT`, or `UNSUPPORTED` if the engine lacks what is asked for. */
+  /**
+   * @internal Producers come from `mq.producer()`. Throws `INVALID_ARGUMENT`, or `UNSUPPORTED` if the engine
+   * lacks what is asked for.
+   */
   constructor(options: ProducerOptions, setting: ProducerSetting) {
     this.#engine = setting.engine
     this.#clock = setting.clock ?? systemClock
@@ -170,12 +142,14 @@ export class Producer {
   }
 
   /**
-   * Publishes and resolves when the log has accepted, as durably as `acks` says: with a `Published`, or with a `PublishedBatch` for an
-   * array. Messages of an array that go to different partitions are accepted or refused independently; if any is refused the promise rejects
-   * with a `PublishError` that knows the fate of each.
+   * Publishes and resolves when the log has accepted, as durably as `acks` says: with a `Published`, or with
+   * a `PublishedBatch` for an array. Messages of an array that go to different partitions are accepted or
+   * refused independently; if any is refused the promise rejects with a `PublishError` that knows the fate of
+   * each.
    *
-   * Rejects with `SCHEMA_MISMATCH`, `CODEC_FAILED`, `MESSAGE_TOO_LARGE`, `INVALID_PARTITION`, `INVALID_TIMESTAMP` or `INVALID_ARGUMENT` for that
-   * message alone; `UNKNOWN_TOPIC`; `BUFFER_FULL`; `TIMED_OUT`; `PRODUCER_CLOSED`; and what the engine refuses with after all retries.
+   * Rejects with `SCHEMA_MISMATCH`, `CODEC_FAILED`, `MESSAGE_TOO_LARGE`, `INVALID_PARTITION`,
+   * `INVALID_TIMESTAMP` or `INVALID_ARGUMENT` for that message alone; `UNKNOWN_TOPIC`; `BUFFER_FULL`;
+   * `TIMED_OUT`; `PRODUCER_CLOSED`; and what the engine refuses with after all retries.
    */
   send<T extends AnyTopic | string>(topic: T, messages: readonly OutgoingOf<T>[]): Promise<PublishedBatch>
   send<T extends AnyTopic | string>(topic: T, message: OutgoingOf<T>): Promise<Published>
@@ -184,20 +158,17 @@ export class Producer {
       const writer = target === this.#lastTarget ? (this.#lastWriter as TopicWriter) : this.#writerOf(target)
       if (isArray(message)) return this.#sendArray(writer, target, message)
       if (this.#mustPark(writer)) return this.#park(writer, target, message as AnyOutgoing)
-      return this.#place(
-        writer,
-        descriptorOf(writer, target),
-        message as AnyOutgoing,
-        this.#clock.now(),
-      ).promise()
+      const topic = descriptorOf(writer, target)
+      return this.#place(writer, topic, message as AnyOutgoing, this.#clock.now()).promise()
     } catch (error) {
       return Promise.reject(error)
     }
   }
 
   /**
-   * Publishes without a promise. Returns whether there is room for more: after `false`, `await producer.ready()` before posting on. Never
-   * throws: what goes wrong, now or later, goes to `onError`. Past twice `bufferBytesMax`, messages are dropped and reported as `BUFFER_FULL`.
+   * Publishes without a promise. Returns whether there is room for more: after `false`, `await
+   * producer.ready()` before posting on. Never throws: what goes wrong, now or later, goes to `onError`. Past
+   * twice `bufferBytesMax`, messages are dropped and reported as `BUFFER_FULL`.
    */
   post<T extends AnyTopic | string>(topic: T, messages: readonly OutgoingOf<T>[]): boolean
   post<T extends AnyTopic | string>(topic: T, message: OutgoingOf<T>): boolean
@@ -205,9 +176,9 @@ export class Producer {
     try {
       const writer = target === this.#lastTarget ? (this.#lastWriter as TopicWriter) : this.#writerOf(target)
       const topic = descriptorOf(writer, target)
-      if (!writer.known || writer.parked.length > 0)
+      if (!writer.known || writer.parked.length > 0) {
         this.#parkPosts(writer, topic, isArray(message) ? message : [message as AnyOutgoing])
-      else if (isArray(message)) this.#postArray(writer, topic, message)
+      } else if (isArray(message)) this.#postArray(writer, topic, message)
       else if (this.#bufferedBytes < 2 * this.#bufferBytesMax) {
         this.#place(writer, topic, message as AnyOutgoing, this.#clock.now()).posted++
       } else this.#dropped(topic.name, 1)
@@ -218,7 +189,9 @@ export class Producer {
     return this.#bufferedBytes < this.#bufferBytesMax
   }
 
-  /** Resolves when there is room in the buffer. Rejects with `PRODUCER_CLOSED` if the producer closes first. */
+  /**
+   * Resolves when there is room in the buffer. Rejects with `PRODUCER_CLOSED` if the producer closes first.
+   */
   ready(): Promise<void> {
     if (this.#state !== 'open') return Promise.reject(closedError())
     if (this.#bufferedBytes < this.#bufferBytesMax) return Promise.resolve()
@@ -227,8 +200,8 @@ export class Producer {
   }
 
   /**
-   * Sends what there is without waiting for linger, and resolves when everything sent or posted before is answered, well or not: failures
-   * go to where they belong, the promise of `send` or `onError`.
+   * Sends what there is without waiting for linger, and resolves when everything sent or posted before is
+   * answered, well or not: failures go to where they belong, the promise of `send` or `onError`.
    */
   async flush(): Promise<void> {
     const before = this.#parkedOrder
@@ -247,8 +220,8 @@ export class Producer {
   }
 
   /**
-   * Takes no more, flushes, and resolves. Within `deadlineMs` (default 30,000) everything is answered: what the engine has not accepted by then
-   * fails with `TIMED_OUT`. Closing again waits for the same.
+   * Takes no more, flushes, and resolves. Within `deadlineMs` (default 30,000) everything is answered: what
+   * the engine has not accepted by then fails with `TIMED_OUT`. Closing again waits for the same.
    */
   close(options: { readonly deadlineMs?: number } = {}): Promise<void> {
     this.#closing ??= this.#close(options.deadlineMs ?? 30_000)
@@ -267,7 +240,10 @@ export class Producer {
 
   // Placing: the hot path. One call per message, and nothing allocated but what the message asks for.
 
-  /** Encodes a message and appends it to the open batch of its partition. Returns that batch. Throws what is wrong with the message. */
+  /**
+   * Encodes a message and appends it to the open batch of its partition. Returns that batch. Throws what is
+   * wrong with the message.
+   */
   #place(writer: TopicWriter, topic: AnyTopic, message: AnyOutgoing, now: number): OpenBatch {
     if (typeof message !== 'object' || message === null) throw notAMessage(topic, message)
     const givenKey: unknown = message.key
@@ -284,8 +260,9 @@ export class Producer {
             ? partitionOfKey(key, writer.partitions.length)
             : -1
     let bytes = 36 + contentBytesMax(key) + contentBytesMax(value)
-    if (headers !== null || bytes > writer.batchBytesMax >>> 2)
+    if (headers !== null || bytes > writer.batchBytesMax >>> 2) {
       bytes = this.#measure(writer, key, value, headers)
+    }
     for (;;) {
       const line = writer.partitions[fixed < 0 ? writer.sticky : fixed]
       const batch = line.open ?? line.begin()
@@ -304,7 +281,10 @@ export class Producer {
     }
   }
 
-  /** Upper bound of the record's size. Throws `MESSAGE_TOO_LARGE` if its contents alone are over the topic's limit. */
+  /**
+   * Upper bound of the record's size. Throws `MESSAGE_TOO_LARGE` if its contents alone are over the topic's
+   * limit.
+   */
   #measure(
     writer: TopicWriter,
     key: Uint8Array | string | null,
@@ -363,13 +343,16 @@ export class Producer {
         claim.cut(index, error)
         claim.allPlaced()
       }
-      if (!this.#mustPark(writer) && resume()) return
+      if ((messages.length === 0 || !this.#mustPark(writer)) && resume()) return
       if (writer.known && !this.#waitWhenFull) refuse(this.#bufferFull(topic.name))
       else this.#enqueue(writer, 0, this.#maxBlockMs, resume, refuse)
     })
   }
 
-  /** Places messages from `start` on, as far as there is room. Returns the index of the first that is not placed. */
+  /**
+   * Places messages from `start` on, as far as there is room. Returns the index of the first that is not
+   * placed.
+   */
   #placeArray(
     writer: TopicWriter,
     topic: AnyTopic,
@@ -466,7 +449,7 @@ export class Producer {
   ): void {
     const parked: Parked = { order: this.#parkedOrder++, bytes, timer: null, resume, refuse }
     parked.timer = this.#clock.after(timeoutMs, () => {
-      writer.parked.splice(writer.parked.indexOf(parked), 1)
+      writer.parked.remove(parked)
       this.#unpark(parked)
       refuse(writer.known ? this.#bufferFull(writer.topic.name) : unknownInTime(writer.topic.name, timeoutMs))
       this.#parkedChanged()
@@ -483,7 +466,7 @@ export class Producer {
     if (this.#resuming || this.#parkedCount === 0) return
     this.#resuming = true
     for (let writer = this.#nextParked(); writer !== null; writer = this.#nextParked()) {
-      const parked = writer.parked[0]
+      const parked = writer.parked.first as Parked
       // copies of posts are in the buffer already; placing them takes no more room
       if (parked.bytes === 0 && this.#bufferedBytes >= this.#bufferBytesMax) break
       this.#bufferedBytes -= parked.bytes
@@ -500,10 +483,12 @@ export class Producer {
   /** The topic whose first parked entry is the oldest of all that can go on. */
   #nextParked(): TopicWriter | null {
     let next: TopicWriter | null = null
+    let order = Number.POSITIVE_INFINITY
     for (const writer of this.#topics.values()) {
-      if (writer.known && writer.parked.length > 0) {
-        if (next === null || writer.parked[0].order < next.parked[0].order) next = writer
-      }
+      const first = writer.known ? writer.parked.first : undefined
+      if (first === undefined || first.order > order) continue
+      next = writer
+      order = first.order
     }
     return next
   }
@@ -515,7 +500,7 @@ export class Producer {
   }
 
   #refuseParked(writer: TopicWriter, error: SluiceError): void {
-    for (const parked of writer.parked.splice(0)) {
+    for (const parked of writer.parked.takeAll()) {
       this.#unpark(parked)
       parked.refuse(error)
     }
@@ -523,8 +508,8 @@ export class Producer {
   }
 
   #parkedBefore(order: number): boolean {
-    for (const writer of this.#topics.values())
-      if (writer.parked.length > 0 && writer.parked[0].order < order) return true
+    for (const { parked } of this.#topics.values())
+      if (parked.first !== undefined && parked.first.order < order) return true
     return false
   }
 

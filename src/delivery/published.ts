@@ -1,9 +1,11 @@
 /**
- * What publishing gives back. One message: a `Published`. An array: a `PublishedBatch`, which knows the place of each of its messages
- * without holding an object per message, or a `PublishError`, which says of each message whether it was accepted.
+ * What publishing gives back. One message: a `Published`. An array: a `PublishedBatch`, which knows the place
+ * of each of its messages without holding an object per message, or a `PublishError`, which says of each
+ * message whether it was accepted.
  *
- * `ArrayClaim` is the book-keeping behind the latter two. Its messages lie in one or more batches ("parts"); a span says that the
- * messages from one index on lie one after another in a part. An array that goes to one partition is one span per batch.
+ * `ArrayClaim` is the book-keeping behind the latter two. Its messages lie in one or more batches ("parts");
+ * a span says that the messages from one index on lie one after another in a part. An array that goes to one
+ * partition is one span per batch.
  */
 
 import { SluiceError } from '../errors.ts'
@@ -12,7 +14,10 @@ import { SluiceError } from '../errors.ts'
 export interface Published {
   readonly topic: string
   readonly partition: number
-  /** -1 if the log was not asked (`acks: 'none'`), or remembers only that it has the message (a repeated idempotent batch). */
+  /**
+   * -1 if the log was not asked (`acks: 'none'`), or remembers only that it has the message (a repeated
+   * idempotent batch).
+   */
   readonly offset: number
   /** Milliseconds: the message's own time, or the log's where the topic says LogAppendTime. */
   readonly timestamp: number
@@ -32,7 +37,10 @@ export class PublishedBatch implements Iterable<Published> {
     this.#claim = claim
   }
 
-  /** Where the message at `index` of the array is. Throws `INVALID_ARGUMENT` if there is no such message, or if it was not accepted. */
+  /**
+   * Where the message at `index` of the array is. Throws `INVALID_ARGUMENT` if there is no such message, or
+   * if it was not accepted.
+   */
   at(index: number): Published {
     const published = this.#claim.publishedAt(index)
     if (published instanceof SluiceError) throw published
@@ -45,8 +53,9 @@ export class PublishedBatch implements Iterable<Published> {
 }
 
 /**
- * Not every message of an array was accepted. `code` is that of the first failure. What is not in `failures` is stored, and `at` tells
- * where. Messages to different partitions share no fate, nor do those that are invalid by themselves.
+ * Not every message of an array was accepted. `code` is that of the first failure. What is not in `failures`
+ * is stored, and `at` tells where. Messages to different partitions share no fate, nor do those that are
+ * invalid by themselves.
  */
 export class PublishError extends SluiceError {
   readonly acceptedCount: number
@@ -62,8 +71,8 @@ export class PublishError extends SluiceError {
   }
 
   /**
-   * The messages that were not accepted, by their index in the array. `error.detail.outcome` is 'unknown' where the message may have
-   * been stored all the same (a time-out, a failing disk).
+   * The messages that were not accepted, by their index in the array. `error.detail.outcome` is 'unknown'
+   * where the message may have been stored all the same (a time-out, a failing disk).
    */
   *failures(): IterableIterator<{ readonly index: number; readonly error: SluiceError }> {
     for (let index = 0; index < this.#claim.count; index++) {

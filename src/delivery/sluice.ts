@@ -1,6 +1,7 @@
 /**
- * `Sluice`: what `open()` gives. It ties producers, consumers and administration to one engine, and closes them in the right order: consumers first,
- * so that what they have handled is committed; then producers, so that everything accepted is answered; then the engine.
+ * `Sluice`: what `open()` gives. It ties producers, consumers and administration to one engine, and closes
+ * them in the right order: consumers first, so that what they have handled is committed; then producers, so
+ * that everything accepted is answered; then the engine.
  */
 
 import type {
@@ -33,7 +34,10 @@ import {
 
 /** How a `Sluice` behaves beyond its engine. */
 export interface SluiceOptions {
-  /** Whether a topic that is published or subscribed to and does not exist is made, as its descriptor says. Default true. */
+  /**
+   * Whether a topic that is published or subscribed to and does not exist is made, as its descriptor says.
+   * Default true.
+   */
   readonly autoCreateTopics?: boolean
   /** Names this program in group descriptions and logs. Default 'sluice'. */
   readonly clientId?: string
@@ -80,8 +84,9 @@ export class Sluice {
   // Messages.
 
   /**
-   * Publishes a message, or an array of them, through a producer that all callers share; see `Producer.send` for what it resolves and rejects with. For settings of your
-   * own, or to publish without waiting, make a `producer()`.
+   * Publishes a message, or an array of them, through a producer that all callers share; see `Producer.send`
+   * for what it resolves and rejects with. For settings of your own, or to publish without waiting, make a
+   * `producer()`.
    */
   publish<T extends AnyTopic | string>(topic: T, messages: readonly OutgoingOf<T>[]): Promise<PublishedBatch>
   publish<T extends AnyTopic | string>(topic: T, message: OutgoingOf<T>): Promise<Published>
@@ -121,8 +126,8 @@ export class Sluice {
   // Topics.
 
   /**
-   * Creates a topic: from a descriptor, whose partitions and configuration `options` may override, or by name. Throws `TOPIC_EXISTS`, `INVALID_TOPIC`,
-   * `INVALID_PARTITIONS`, `INVALID_CONFIG`.
+   * Creates a topic: from a descriptor, whose partitions and configuration `options` may override, or by
+   * name. Throws `TOPIC_EXISTS`, `INVALID_TOPIC`, `INVALID_PARTITIONS`, `INVALID_CONFIG`.
    */
   async createTopic(topic: AnyTopic | string, options: TopicOptions = {}): Promise<TopicDescription> {
     this.#checkOpen()
@@ -152,7 +157,10 @@ export class Sluice {
     return await this.engine.describeTopic(topicName(topic))
   }
 
-  /** Sets configuration keys, or takes them back to the default with null. Throws `UNKNOWN_TOPIC`, `INVALID_CONFIG`. */
+  /**
+   * Sets configuration keys, or takes them back to the default with null. Throws `UNKNOWN_TOPIC`,
+   * `INVALID_CONFIG`.
+   */
   async alterTopic(
     topic: AnyTopic | string,
     config: Readonly<Record<string, TopicConfig[string] | null>>,
@@ -164,8 +172,8 @@ export class Sluice {
   }
 
   /**
-   * Raises the number of partitions to `partitions`. Keys may map to other partitions from then on, so the order per key holds before and after, not
-   * across. Throws `UNKNOWN_TOPIC`, `INVALID_PARTITIONS`.
+   * Raises the number of partitions to `partitions`. Keys may map to other partitions from then on, so the
+   * order per key holds before and after, not across. Throws `UNKNOWN_TOPIC`, `INVALID_PARTITIONS`.
    */
   async addPartitions(topic: AnyTopic | string, partitions: number): Promise<void> {
     this.#checkOpen()
@@ -173,7 +181,10 @@ export class Sluice {
     await this.#refresh(topicName(topic))
   }
 
-  /** Deletes the records before an offset, or all there are now ('latest'). Resolves with the new start. Throws `OFFSET_OUT_OF_RANGE`, `UNKNOWN_TOPIC`. */
+  /**
+   * Deletes the records before an offset, or all there are now ('latest'). Resolves with the new start.
+   * Throws `OFFSET_OUT_OF_RANGE`, `UNKNOWN_TOPIC`.
+   */
   async deleteRecords(
     topic: AnyTopic | string,
     partition: number,
@@ -183,7 +194,10 @@ export class Sluice {
     return await this.engine.deleteRecords(topicName(topic), partition, before === 'latest' ? -1 : before)
   }
 
-  /** The offset of a place in a partition: an end, or the first message from a time on. Throws `UNKNOWN_TOPIC`. */
+  /**
+   * The offset of a place in a partition: an end, or the first message from a time on. Throws
+   * `UNKNOWN_TOPIC`.
+   */
   async offsetFor(topic: AnyTopic | string, partition: number, at: OffsetSpec): Promise<number> {
     this.#checkOpen()
     return await this.engine.offsetFor(topicName(topic), partition, at)
@@ -197,7 +211,10 @@ export class Sluice {
     return await this.engine.listGroups()
   }
 
-  /** State, members, and for each committed partition of a topic that exists the commit and the lag. Throws `UNKNOWN_GROUP`. */
+  /**
+   * State, members, and for each committed partition of a topic that exists the commit and the lag. Throws
+   * `UNKNOWN_GROUP`.
+   */
   async describeGroup(group: string): Promise<GroupReport> {
     this.#checkOpen()
     const [description, commits] = await Promise.all([
@@ -216,8 +233,9 @@ export class Sluice {
   }
 
   /**
-   * Sends a group to another place, in all partitions of `topics` (default: those that it has commits for). It must have no members. Resolves with the offsets that
-   * were committed. Throws `UNKNOWN_MEMBER` if it has members, `UNKNOWN_GROUP` if there is no such group and no topics are given.
+   * Sends a group to another place, in all partitions of `topics` (default: those that it has commits for).
+   * It must have no members. Resolves with the offsets that were committed. Throws `UNKNOWN_MEMBER` if it has
+   * members, `UNKNOWN_GROUP` if there is no such group and no topics are given.
    */
   async resetGroup(
     group: string,
@@ -245,8 +263,9 @@ export class Sluice {
   // The end.
 
   /**
-   * Stops all consumers (their running handlers finish and what they handled is committed), flushes and closes all producers, and closes the engine. Each of the first two
-   * takes `deadlineMs` (default 30,000) at most. From here on every call is refused with `CLOSED`. Closing again waits for the same.
+   * Stops all consumers (their running handlers finish and what they handled is committed), flushes and
+   * closes all producers, and closes the engine. Each of the first two takes `deadlineMs` (default 30,000) at
+   * most. From here on every call is refused with `CLOSED`. Closing again waits for the same.
    */
   close(options: { readonly deadlineMs?: number } = {}): Promise<void> {
     this.#closing ??= this.#close(options)

@@ -1,26 +1,34 @@
 /**
- * Topic descriptors. `topic(name, options)` is a plain frozen object that producers and consumers of a program share: it
- * carries the message types to the compiler and the codecs to the run time. It opens nothing and owns nothing.
+ * Topic descriptors. `topic(name, options)` is a plain frozen object that producers and consumers of a
+ * program share: it carries the message types to the compiler and the codecs to the run time. It opens
+ * nothing and owns nothing.
  *
- * Wherever the API takes a topic, it takes a name as well. A name alone means the plain codec: values are written as
- * they are (string, bytes, null) or as JSON (anything else), and read as Buffer | null; keys are strings.
+ * Wherever the API takes a topic, it takes a name as well. A name alone means the plain codec: values are
+ * written as they are (string, bytes, null) or as JSON (anything else), and read as Buffer | null; keys are
+ * strings.
  */
 
 import type { StandardSchemaV1 } from '@standard-schema/spec'
 import { SluiceError } from '../errors.ts'
 import { type Codec, describe, schemaCodec } from './codec.ts'
 
-/** What can be published to a topic without a codec: text, bytes, null (a tombstone), or anything that JSON can hold. */
+/**
+ * What can be published to a topic without a codec: text, bytes, null (a tombstone), or anything that JSON
+ * can hold.
+ */
 export type PlainValue = string | Uint8Array | null | number | boolean | object
 
-/** What a topic without a codec gives back: the stored bytes, or null. `message.text()` and `message.json()` decode them. */
+/**
+ * What a topic without a codec gives back: the stored bytes, or null. `message.text()` and `message.json()`
+ * decode them.
+ */
 export type PlainBytes = Buffer | null
 
 declare const messageTypes: unique symbol
 
 /**
- * A topic as the program sees it. `In` is what is published, `Out` what a consumer gets, `KeyIn` and `KeyOut` the same
- * for keys. Made by `topic()`.
+ * A topic as the program sees it. `In` is what is published, `Out` what a consumer gets, `KeyIn` and `KeyOut`
+ * the same for keys. Made by `topic()`.
  */
 export interface Topic<In = never, Out = unknown, KeyIn = never, KeyOut = unknown> {
   readonly name: string
@@ -61,7 +69,10 @@ export type OutputOf<C> = C extends StandardSchemaV1
 export interface TopicOptions {
   /** Partitions to create the topic with. Default: the engine's (`num.partitions`, 1). */
   readonly partitions?: number
-  /** Configuration to create the topic with, by Kafka's names: `{ 'retention.ms': 86_400_000 }`. Default: the engine's. */
+  /**
+   * Configuration to create the topic with, by Kafka's names: `{ 'retention.ms': 86_400_000 }`. Default: the
+   * engine's.
+   */
   readonly config?: TopicConfig
 }
 
@@ -69,13 +80,19 @@ export interface TopicOptions {
 export type TopicConfig = Readonly<Record<string, string | number | boolean>>
 
 export interface TypedTopicOptions<V extends AnyCodec, K extends AnyCodec> extends TopicOptions {
-  /** How values are stored: a Standard Schema (zod, valibot, arktype…) for checked JSON, or a codec: `json<T>()`, `string`, `bytes`, your own. */
+  /**
+   * How values are stored: a Standard Schema (zod, valibot, arktype…) for checked JSON, or a codec:
+   * `json<T>()`, `string`, `bytes`, your own.
+   */
   readonly value: V
   /** How keys are stored. Default `string`. */
   readonly key?: K
 }
 
-/** A topic whose null values mean "deleted" (for compacted topics): publishing takes `V | null`, reading gives `V | null`. */
+/**
+ * A topic whose null values mean "deleted" (for compacted topics): publishing takes `V | null`, reading gives
+ * `V | null`.
+ */
 export interface TombstoneTopicOptions<V extends AnyCodec, K extends AnyCodec>
   extends TypedTopicOptions<V, K> {
   readonly tombstones: true

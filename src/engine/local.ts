@@ -136,9 +136,9 @@ export class LocalEngine implements Engine {
   }
 
   async partitionsOf(topic: string): Promise<number> {
-    const found = this.broker.findTopic(topic)
-    if (found !== undefined) return found.partitions.length
     if (!this.#autoCreateTopics) return this.broker.topic(topic).partitions.length
+    const found = this.broker.findTopic(topic)
+    if (found !== undefined) return this.broker.topic(topic).partitions.length
     try {
       return (await this.broker.createTopic({ name: topic })).partitions.length
     } catch (error) {
@@ -195,8 +195,11 @@ export class LocalEngine implements Engine {
   }
 
   async committed(group: string, partitions?: readonly TopicPartition[]): Promise<CommittedOffset[]> {
-    if (partitions === undefined) return this.broker.allCommitted(group)
-    return partitions.flatMap(({ topic, partition }) => this.broker.committed(group, topic, partition) ?? [])
+    const found =
+      partitions === undefined
+        ? this.broker.allCommitted(group)
+        : partitions.flatMap(({ topic, partition }) => this.broker.committed(group, topic, partition) ?? [])
+    return found.map(withMetadata)
   }
 
   async listGroups(): Promise<GroupSummary[]> {

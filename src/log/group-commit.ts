@@ -2,9 +2,15 @@
  * Group commit: many appends share one sync.
  *
  * An append asks for durability up to an offset and gets a promise. A sync covers everything appended before it
- * began; while one is under way, further requests gather for the next. When a sync is over, the next one begins only
- * after the promise jobs of this turn have run: a publisher that waited for the first and publishes again at once is still
- * in time for the second. Without that, ten publishers would be in two groups that take turns, at half the rate.
+ * began; while one is under way, further requests gather for the next.
+ *
+ * When a sync is over and others wait already, the next one begins two turns of the event loop later, not at once. A
+ * publisher that has just been answered publishes again in the promise jobs of this turn, its batch closes and is appended
+ * at the end of the turn, and so it is in time. Otherwise publishers fall into two groups for good:
+ *
+ *     sync 1 (A) │ A answered, begins sync 2 (B) │ A appended: too late │ sync 2 over, begins sync 3 (A) │ …
+ *
+ * Each sync would serve half of those who wait, at half the rate.
  *
  * Ordering: the target is read before the sync begins, and `durableOffset` moves to it only after the sync has resolved, so
  * what is called durable is. A sync that fails ends the log: every request, now and later, is rejected with that error; it
@@ -38,7 +44,10 @@ export class GroupCommit {
   #requests: Request[] = []
   /** Made before the sync that is under way began. */
   #covered: Request[] = []
+  /** A sync is under way or due. */
   #running = false
+  /** Somebody wants another one, for what was appended since it began. */
+  #again = false
   #failure: Error | null = null
 
   constructor(durableOffset: number, options: GroupCommitOptions) {
@@ -67,13 +76,17 @@ export class GroupCommit {
   #request(offset: number): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#requests.push({ offset, resolve, reject })
-      this.start()
+      if (!this.#running) this.start()
     })
   }
 
-  /** Begins a sync of what is not durable yet, unless one is under way or due. */
+  /** Sees to it that a sync begins after this call: now, or when the one under way is over. */
   start(): void {
-    if (this.#running || this.#failure !== null) return
+    if (this.#failure !== null) return
+    if (this.#running) {
+      this.#again = true
+      return
+    }
     this.#running = true
     this.#options.clock.defer(() => this.#run())
   }
@@ -81,6 +94,7 @@ export class GroupCommit {
   #run(): void {
     if (this.#failure !== null) return // stopped meanwhile: the files may be closed
     const target = this.#options.endOffset()
+    this.#again = false
     this.#covered = this.#requests
     this.#requests = []
     this.#options.sync().then(
@@ -104,7 +118,13 @@ export class GroupCommit {
     if (this.#requests.length < requests.length) {
       for (const request of requests) if (request.offset <= target) request.resolve()
     }
-    if (this.#requests.length > 0) this.start()
+    if (this.#requests.length > 0 || this.#again) this.#continue()
+  }
+
+  #continue(): void {
+    const { clock } = this.#options
+    this.#running = true
+    clock.defer(() => clock.defer(() => this.#run()))
   }
 
   #fail(error: unknown): void {

@@ -152,7 +152,10 @@ export class Log {
         })
         await log.checkpoint()
       }
-      if (found.syncFailed) unmarkSyncFailure(disk, directory)
+      if (found.syncFailed) {
+        unmarkSyncFailure(disk, directory)
+        await log.#syncDirectory()
+      }
     } catch (error) {
       log.#closeFiles()
       throw error
@@ -541,21 +544,30 @@ export class Log {
       // Also what changed without an append: a new file, a cut one.
       if (this.#unsynced.size > 0 || this.#directoryUnsynced) await this.#commit.next()
       else await this.flush(checkpoint.offset)
-      if (snapshot !== null) await writeSnapshot(this.#disk, this.directory, checkpoint.offset, snapshot)
+      if (snapshot !== null) {
+        await writeSnapshot(this.#disk, this.directory, checkpoint.offset, snapshot)
+        await this.#syncDirectory() // a checkpoint without its snapshot would forget producers
+      }
       // Of what lies before a checkpoint nothing is walked again: its indexes have to be durable too.
       for (const segment of indexes) {
         await segment.syncIndexes()
         this.#unsyncedIndexes.delete(segment)
       }
       await writeCheckpoint(this.#disk, this.directory, checkpoint)
-      // No later sync makes up for this one: what it should have covered may be the entry of a segment.
-      await this.#disk.syncDirectory(this.directory).catch(error => {
-        throw this.#syncFailed(error)
-      })
+      await this.#syncDirectory()
       removeSnapshotsBefore(this.#disk, this.directory, checkpoint.offset)
     } catch (error) {
       this.#changed = true
       throw this.#refusal(error)
+    }
+  }
+
+  /** For a checkpoint. If it fails, no later one makes up for it: it may have been the entry of a segment. */
+  async #syncDirectory(): Promise<void> {
+    try {
+      await this.#disk.syncDirectory(this.directory)
+    } catch (error) {
+      throw this.#syncFailed(error)
     }
   }
 

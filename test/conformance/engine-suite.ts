@@ -1,6 +1,6 @@
 /**
- * What every engine must do for delivery/ to keep its promises, told through the public API. An engine joins by calling `engineSuite` with a way to open
- * an empty one. Nothing here waits for time to pass.
+ * What every engine must do for delivery/ to keep its promises, told through the public API. An engine joins
+ * by calling `engineSuite` with a way to open an empty one. Nothing here waits for time to pass.
  */
 
 import { once } from 'node:events'

@@ -1,6 +1,7 @@
 /**
- * A small engine in memory for tests of delivery/: partitions are arrays of batches, groups share partitions out in turn, and everything that can go
- * wrong can be made to. It checks what a real engine would insist on: that batches are whole, and that a produce call's bytes do not change under it.
+ * A small engine in memory for tests of delivery/: partitions are arrays of batches, groups share partitions
+ * out in turn, and everything that can go wrong can be made to. It checks what a real engine would insist on:
+ * that batches are whole, and that a produce call's bytes do not change under it.
  */
 
 import type {

@@ -1,4 +1,7 @@
-/** That a program does not end while it waits for us, nor is kept from ending by us. Only a process of its own can tell. */
+/**
+ * That a program does not end while it waits for us, nor is kept from ending by us. Only a process of its own
+ * can tell.
+ */
 
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'

@@ -263,7 +263,9 @@ describe('send with an array', () => {
   })
 
   it('may be empty', async () => {
-    const { producer } = await bench()
+    const { producer, engine } = await bench({ bufferBytesMax: 100, whenFull: 'reject' })
+    engine.hold()
+    producer.post('t', big(100)) // not even a full buffer is in its way
     expect((await producer.send('t', [])).count).toBe(0)
   })
 
@@ -480,11 +482,22 @@ describe('back-pressure', () => {
     expect(order).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
   })
 
+  it('does not let a post overtake what waits', async () => {
+    const { producer, engine, settle } = await bench({ bufferBytesMax: 1_000 })
+    engine.hold()
+    void producer.send('t', big(1_000))
+    void producer.send('t', text('waits'))
+    producer.post('t', text('follows'))
+    engine.release()
+    await settle()
+    expect(engine.values('t').slice(1)).toEqual(['waits', 'follows'])
+  })
+
   it('does not wait for linger when the buffer is full of lingering batches', async () => {
     const { producer, engine, settle } = await bench({ bufferBytesMax: 1_000, lingerMs: 60_000 })
     const sent = [1, 2, 3].map(() => producer.send('t', big(900)))
     await settle()
-    expect(engine.produced).toHaveLength(2)
+    expect(engine.produced.map(({ count }) => count)).toEqual([2])
     producer.post('t', big(900))
     const ready = producer.ready()
     await settle()

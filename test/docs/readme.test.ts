@@ -11,7 +11,10 @@ const readme = readFileSync(join(root, 'README.md'), 'utf8')
 
 /** The code behind `<!-- test: NAME -->`, by name. */
 const blocks = new Map(
-  [...readme.matchAll(/^<!-- test: ([^\n]+) -->\n```\w+\n(.*?)^```$/gms)].map(([, name, code]) => [name, code]),
+  [...readme.matchAll(/^<!-- test: ([^\n]+) -->\n```\w+\n(.*?)^```$/gms)].map(([, name, code]) => [
+    name,
+    code,
+  ]),
 )
 
 /** The code of the first block under a heading. */
@@ -32,7 +35,7 @@ test('every block that says it is tested is', () => {
 
 test('first steps: publish with curl, consume with curl, kill -9, start again: still there', async () => {
   const [publish, consume] = blocks.get('first steps')!.split('\n\n')
-  expect(publish).toContain(`http://127.0.0.1:${optionRow('httpPort').default}/`)
+  expect(publish).toContain(`http://127.0.0.1:${optionRow('http-port').default}/`)
   const first = await startServer()
   expect(await curl(publish, first.url)).toEqual({ topic: 'greetings', partition: 0, offset: 0 })
   const consumed = await curl(consume, first.url)
@@ -102,7 +105,7 @@ async function startServer(): Promise<Server> {
 /** Runs a command of the README against this server. */
 async function curl(command: string, url: string): Promise<unknown> {
   const { code, stdout, stderr } = await sluice.shell(
-    command.replaceAll('http://127.0.0.1:8080', url).replace('curl', 'curl --fail-with-body'),
+    command.replaceAll('http://127.0.0.1:8080', url).replace('curl', 'curl -sS --fail-with-body'),
   )
   expect(code, `${stdout}${stderr}`).toBe(0)
   return JSON.parse(stdout)
@@ -127,6 +130,8 @@ const { values, positionals } = require('node:util').parseArgs({
   allowPositionals: true,
   options: {
     'fail-with-body': { type: 'boolean' },
+    silent: { type: 'boolean', short: 's' },
+    'show-error': { type: 'boolean', short: 'S' },
     method: { type: 'string', short: 'X' },
     header: { type: 'string', short: 'H', multiple: true },
     data: { type: 'string', short: 'd' },

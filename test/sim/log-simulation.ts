@@ -25,7 +25,7 @@ import { Log, type LogConfig } from '../../src/log/log.ts'
 import { OpenFiles } from '../../src/log/open-files.ts'
 import type { RecoveryReport } from '../../src/log/recovery.ts'
 import { segmentOffset } from '../../src/log/segment.ts'
-import { baseOffset, batchBytes, maxTimestamp } from '../../src/record/batch.ts'
+import { BATCH_HEADER_BYTES, baseOffset, batchBytes, maxTimestamp } from '../../src/record/batch.ts'
 import { BatchBuilder, type Compression } from '../../src/record/builder.ts'
 import { RecordCursor } from '../../src/record/cursor.ts'
 import { Crashed, type CrashMoment, FaultyDisk } from './faulty-disk.ts'
@@ -155,7 +155,8 @@ class Simulation {
     for (let attempt = 0; ; attempt++) {
       const gentle = mustSucceed || attempt > 3
       if (!gentle && this.#random.chance(0.35)) this.#planCrash(12)
-      if (!gentle && this.#random.chance(0.1)) this.#disk.failNext(this.#random.pick(['read', 'write', 'create']))
+      if (!gentle && this.#random.chance(0.1))
+        this.#disk.failNext(this.#random.pick(['read', 'write', 'create']))
       if (!gentle && this.#random.chance(0.03)) this.#failSync()
       if (gentle) this.#disk.room = Number.POSITIVE_INFINITY
       this.#trace(`open, attempt ${attempt}`)
@@ -168,7 +169,14 @@ class Simulation {
       if ('error' in opened) {
         // A disk error is an answer; nothing else is. A failed sync may also end it.
         const { error } = opened
-        if (!(error instanceof DiskError || isSluiceError(error, 'STORAGE_FAILED') || isSluiceError(error, 'DISK_FULL'))) throw error
+        if (
+          !(
+            error instanceof DiskError ||
+            isSluiceError(error, 'STORAGE_FAILED') ||
+            isSluiceError(error, 'DISK_FULL')
+          )
+        )
+          throw error
         this.#count('open refused')
         if (this.#random.chance(0.5)) this.#powerCut()
         else this.#kill()
@@ -242,7 +250,11 @@ class Simulation {
 
   async #act(): Promise<void> {
     const choice = this.#random.below(100)
-    if (choice < 40) this.#append({ producer: this.#random.chance(0.4) ? this.#random.below(PRODUCERS) : null, mayFail: true })
+    if (choice < 40)
+      this.#append({
+        producer: this.#random.chance(0.4) ? this.#random.below(PRODUCERS) : null,
+        mayFail: true,
+      })
     else if (choice < 46) this.#repeat()
     else if (choice < 58) await this.#flush(this.#random.chance(0.6))
     else if (choice < 70) await this.#readSomewhere()
@@ -269,7 +281,12 @@ class Simulation {
     for (let index = 0; index < count; index++) {
       const bytes = random.chance(0.1) ? random.below(400) : random.below(60)
       const value = random.chance(0.3) ? Buffer.alloc(bytes, 'x') : random.bytes(bytes)
-      this.#builder.append(this.#clock.now() - random.below(8), random.chance(0.5) ? null : `k${random.below(9)}`, value, null)
+      this.#builder.append(
+        this.#clock.now() - random.below(8),
+        random.chance(0.5) ? null : `k${random.below(9)}`,
+        value,
+        null,
+      )
     }
     const batch = this.#builder.close({
       compression: random.pick(COMPRESSIONS),
@@ -297,11 +314,14 @@ class Simulation {
       this.#count(`append: ${error.code}`)
       assert(mayFail || error.code === 'DISK_FULL', `append: ${error.message}`)
       assert(['DISK_FULL', 'STORAGE_FAILED'].includes(error.code), `append: ${error.message}`)
-      if (error.code === 'STORAGE_FAILED') assert(failedBefore !== null, `the log failed by itself: ${error.message}`)
+      if (error.code === 'STORAGE_FAILED')
+        assert(failedBefore !== null, `the log failed by itself: ${error.message}`)
       assert.equal(log.endOffset, end, 'a refused append moved the end')
       return
     }
-    this.#trace(`appended ${appended.baseOffset}-${appended.lastOffset}${sequence === null ? '' : ` ${JSON.stringify(sequence)}`}`)
+    this.#trace(
+      `appended ${appended.baseOffset}-${appended.lastOffset}${sequence === null ? '' : ` ${JSON.stringify(sequence)}`}`,
+    )
     this.#count('append')
     assert.equal(failedBefore, null, 'a failed log took an append')
     assert.equal(appended.repeated, false, 'a new batch was taken for a repetition')
@@ -421,7 +441,8 @@ class Simulation {
   #fault(): void {
     const choice = this.#random.below(100)
     if (choice < 30) this.#disk.failNext(this.#random.pick(['write', 'create']))
-    else if (choice < 40) this.#disk.room = this.#random.chance(0.6) ? this.#random.below(1000) : Number.POSITIVE_INFINITY
+    else if (choice < 40)
+      this.#disk.room = this.#random.chance(0.6) ? this.#random.below(1000) : Number.POSITIVE_INFINITY
     else if (choice < 60) this.#disk.failNext('read')
     else if (choice < 75) this.#failSync()
     else this.#flipBit()
@@ -439,12 +460,11 @@ class Simulation {
     if (flipped === null) return
     this.#trace(`flipped ${flipped.path} ${flipped.position} ${flipped.mask}`)
     const name = flipped.path.slice(flipped.path.lastIndexOf('/') + 1)
-    this.#count(`flip: ${name.slice(name.lastIndexOf('.') + 1)}`)
+    this.#count(`flip: ${name.slice(name.lastIndexOf('.') + 1).replace(/cut-.*/, 'cut')}`)
     if (name.startsWith('checkpoint')) {
       this.#checkpointDamaged = true
       this.#checkpointFlipped = true
-    }
-    else if (name.endsWith('.snapshot')) this.#producersForgotten = true
+    } else if (name.endsWith('.snapshot')) this.#producersForgotten = true
     else if (name.endsWith('.timeindex')) this.#timeIndexDamaged = true
     const base = segmentOffset(name)
     if (base < 0) return
@@ -452,7 +472,8 @@ class Simulation {
     let position = 0
     for (const batch of this.#batches) {
       if (batch.base < base || batch.base >= Math.min(...next, Number.POSITIVE_INFINITY)) continue
-      if (flipped.position >= position && flipped.position < position + batch.bytes.length) this.#damaged.add(batch)
+      if (flipped.position >= position && flipped.position < position + batch.bytes.length)
+        this.#damaged.add(batch)
       position += batch.bytes.length
     }
   }
@@ -488,14 +509,24 @@ class Simulation {
       assert(at === 0 || expected.base < limit, `a batch behind the limit ${limit}`)
     }
     const next = this.#batches[index - 1].end
-    assert(bytes.length <= bytesMax || index === this.#indexOf(offset) + 1 || bytesMax < 61, 'more than was asked for')
+    assert(
+      bytes.length <= bytesMax || index === this.#indexOf(offset) + 1 || bytesMax < 61,
+      'more than was asked for',
+    )
     return next
   }
 
   #refusedRead(offset: number, error: unknown): number | null {
     if (!isSluiceError(error, 'CORRUPT_LOG')) throw error
-    const { file, position, resumeOffset } = (error as SluiceError).detail as { file: string; position: number; resumeOffset: number }
-    assert(typeof file === "string" && position >= 0 && resumeOffset > offset, `at ${offset}: ${error.message}`)
+    const { file, position, resumeOffset } = (error as SluiceError).detail as {
+      file: string
+      position: number
+      resumeOffset: number
+    }
+    assert(
+      typeof file === 'string' && position >= 0 && resumeOffset > offset,
+      `at ${offset}: ${error.message}`,
+    )
     if (error.cause instanceof DiskError) {
       this.#count('read: EIO')
       return null // a read that failed; the same one succeeds the next time
@@ -528,7 +559,8 @@ class Simulation {
     for (const { base, end, bytes } of this.#batches) {
       if (end <= start || base >= limit || expected >= 0) continue
       const cursor = new RecordCursor(bytes)
-      while (expected < 0 && cursor.next()) if (cursor.offset >= start && cursor.timestamp >= time) expected = cursor.offset
+      while (expected < 0 && cursor.next())
+        if (cursor.offset >= start && cursor.timestamp >= time) expected = cursor.offset
     }
     assert.equal(settled.value, expected, `the first offset from ${time} on`)
   }
@@ -556,8 +588,14 @@ class Simulation {
       this.#startAcknowledged = Math.min(this.#startAcknowledged, log.startOffset)
       this.#producersForgotten = true
     }
-    assert(log.startOffset >= this.#startAcknowledged, `the start went back to ${log.startOffset} from ${this.#startAcknowledged}`)
-    assert(log.startOffset <= this.#startWanted, `the start went to ${log.startOffset}, asked for was ${this.#startWanted}`)
+    assert(
+      log.startOffset >= this.#startAcknowledged,
+      `the start went back to ${log.startOffset} from ${this.#startAcknowledged}`,
+    )
+    assert(
+      log.startOffset <= this.#startWanted,
+      `the start went to ${log.startOffset}, asked for was ${this.#startWanted}`,
+    )
     this.#startAcknowledged = log.startOffset
     const cut = [...this.#damaged].some(batch => batch.base === end)
     if (cut && end < (this.#cacheSurvived ? this.#end_() : this.#durable)) {
@@ -581,7 +619,8 @@ class Simulation {
     if (this.#checkpointFlipped) allowed.add('no-checkpoint')
     const wasCut = !this.#cacheSurvived || this.#damaged.size > 0 || this.#checkpointFlipped
     if (wasCut) for (const name of ['torn-tail', 'lost-in-the-middle', 'orphan-segment']) allowed.add(name)
-    for (const report of reports) assert(allowed.has(report.case), `a report without a cause: ${report.case}: ${report.message}`)
+    for (const report of reports)
+      assert(allowed.has(report.case), `a report without a cause: ${report.case}: ${report.message}`)
   }
 
   /** Takes what the log holds now for the truth, after what was acknowledged or survived has been found to be in it. */
@@ -599,21 +638,25 @@ class Simulation {
     }
     assert.equal(offset, end, 'the end lies inside a batch')
     this.#batches = kept
-    for (const batch of this.#damaged) if (batch.end > end || !kept.includes(batch)) this.#damaged.delete(batch)
+    for (const batch of this.#damaged)
+      if (batch.end > end || !kept.includes(batch)) this.#damaged.delete(batch)
     this.#durable = end
     this.#tried.clear()
   }
 
   /** The batch at an offset, looked up in the files, behind those that are known. */
   #storedAt(offset: number, kept: readonly Stored[]): Buffer {
-    const bases = this.#disk.list(DIRECTORY).map(segmentOffset).filter(base => base >= 0 && base <= offset)
+    const bases = this.#disk
+      .list(DIRECTORY)
+      .map(segmentOffset)
+      .filter(base => base >= 0 && base <= offset)
     const base = Math.max(...bases)
     const before = kept.filter(batch => batch.base >= base)
     const position = before.reduce((bytes, batch) => bytes + batch.bytes.length, 0)
     const file = this.#disk.open(`${DIRECTORY}/${String(base).padStart(20, '0')}.log`, 'read')
     const bytes = Buffer.from(file.readNow(position, file.size() - position))
     file.close()
-    return bytes.subarray(0, batchBytes(bytes, 0))
+    return bytes.length < BATCH_HEADER_BYTES ? bytes : bytes.subarray(0, batchBytes(bytes, 0))
   }
 
   #remember(batch: Buffer, base: number, sequence: Sequence | null): Stored {

@@ -1,6 +1,6 @@
 /**
- * What the compiler knows about topics, messages and consumers. Nothing here runs: `tsc` passes when every line that is right compiles and every line
- * under a `@ts-expect-error` does not.
+ * What the compiler knows about topics, messages and consumers. Nothing here runs: `tsc` passes when every
+ * line that is right compiles and every line under a `@ts-expect-error` does not.
  */
 
 import { type } from 'arktype'
