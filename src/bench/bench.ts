@@ -23,6 +23,8 @@ export interface BenchOptions {
   readonly messages?: number
   /** Rounds that count. Default 5; quick: 3. */
   readonly rounds?: number
+  /** Partitions of the directory that `open` opens. Default 100. */
+  readonly openPartitions?: number
   /** A fifth of the messages, fewer rounds. */
   readonly quick?: boolean
   /** The disk to measure: a folder of its own is made in here, and removed afterwards. Default: the system's folder for temporary files. */
@@ -217,14 +219,15 @@ function judge({ target }: Scenario, { rate, limit }: Measured): BenchRow['targe
 
 async function measureOpen(
   runner: Runner,
-  { messages, quick }: BenchOptions,
+  { messages, openPartitions, quick }: BenchOptions,
   bytes: number,
   rounds: number,
 ): Promise<OpenReport | null> {
+  const partitions = atLeast('openPartitions', openPartitions ?? OPEN_PARTITIONS, 1)
   // 10 for each message of a round: 10 million by default
   const count = messages === undefined ? (quick === true ? OPEN_MESSAGES / 10 : OPEN_MESSAGES) : 10 * messages
-  const full = await runner.openings(rounds, { bytes, messages: count, partitions: OPEN_PARTITIONS })
-  const empty = await runner.openings(rounds, { bytes, messages: 0, partitions: OPEN_PARTITIONS })
+  const full = await runner.openings(rounds, { bytes, messages: count, partitions })
+  const empty = await runner.openings(rounds, { bytes, messages: 0, partitions })
   if (full === null || empty === null) return null
   if (full[0].messages !== count) {
     throw new SluiceError(
@@ -237,7 +240,7 @@ async function measureOpen(
   return {
     how: openHow,
     messages: count,
-    partitions: OPEN_PARTITIONS,
+    partitions,
     bytes,
     rounds,
     openMs: of(full, 'openMs'),

@@ -29,7 +29,7 @@ export type Way =
   | { readonly kind: 'post' }
   /** `send` of arrays of so many, each awaited before the next is sent. */
   | { readonly kind: 'array'; readonly count: number }
-  /** `send` one by one; every promise is awaited, the oldest first, so many at most are outstanding. */
+  /** `send` one by one; every promise is awaited, the oldest first, so many at most are outstanding, over all producers. */
   | { readonly kind: 'each'; readonly window: number }
 
 export function publish(engine: EngineName, way: Way, producers: number): MakeSubject {
@@ -101,7 +101,7 @@ class Publishing implements Subject {
     if (way.kind === 'post') await this.#post(producer, topic)
     else if (way.kind === 'array') await this.#sendArrays(producer, topic, way.count)
     else if (way.window === 1) return this.#sendAndWait(producer, topic)
-    else await this.#sendEach(producer, topic, way.window)
+    else await this.#sendEach(producer, topic, Math.ceil(way.window / this.#producers.length))
     return null
   }
 

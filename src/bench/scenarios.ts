@@ -81,7 +81,7 @@ const ways: readonly WayRow[] = [
   },
   {
     name: 'each',
-    how: 'send() per message, each awaited, 5,000 outstanding',
+    how: 'send() per message, each awaited, 5,000 outstanding in all',
     way: { kind: 'each', window: 5_000 },
     perSync: 'limit/sync-5000',
     targets: { memory: 1e6, os: 1e6, interval: 1e6 },

@@ -7,12 +7,12 @@
 
 import { randomUUID } from 'node:crypto'
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks'
-import { SluiceError } from '../errors.ts'
+import { type ErrorCode, SluiceError } from '../errors.ts'
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts'
 import type { Disk } from '../lib/disk.ts'
 import { OpenFiles } from '../log/open-files.ts'
 import type { RecoveryReport } from '../log/recovery.ts'
-import { Catalog, internalConfig, type Topic, type TopicSpec } from './catalog.ts'
+import { Catalog, type ConfigChange, internalConfig, type Topic, type TopicSpec } from './catalog.ts'
 import {
   type ConfigEntry,
   type ConfigValues,
@@ -23,7 +23,7 @@ import {
 import { DataDirectory } from './data-directory.ts'
 import type { DescribedGroup, MemberIdentity } from './group.ts'
 import { type GroupListing, Groups } from './groups.ts'
-import { type OffsetCommit, OffsetStore } from './offsets.ts'
+import { checkOffset, type OffsetCommit, OffsetStore, type StoredOffset } from './offsets.ts'
 import { Partition } from './partition.ts'
 
 export interface BrokerOptions {
@@ -37,6 +37,8 @@ export interface BrokerOptions {
   readonly defaultPartitions?: number
   /** `group.initial.rebalance.delay.ms`: how long the first member of a group waits for others. Default 0. */
   readonly initialRebalanceDelayMs?: number
+  /** How long offsets are kept once their group has no members any more. Default seven days. */
+  readonly offsetsRetentionMs?: number
   /** Files kept open at most. Default 2,000. */
   readonly openFilesMax?: number
   /** Told what recovery found when logs were opened. */
@@ -90,6 +92,8 @@ export interface BrokerStats {
 
 const RETENTION_CHECK_MS = 5 * 60_000
 const CHECKPOINT_MS = 60_000
+const OFFSETS_CHECK_MS = 10 * 60_000
+const OFFSETS_RETENTION_MS = 7 * 24 * 3_600_000
 const NOTHING = Buffer.alloc(0)
 
 export class Broker {
@@ -135,7 +139,9 @@ export class Broker {
     this.groups = new Groups({
       newId: randomUUID,
       initialRebalanceDelayMs: options.initialRebalanceDelayMs,
+      onEmpty: group => this.#offsets.vacated(group),
       onRebalance: group => {
+        this.#offsets.occupied(group)
         for (const listener of [...(this.#rebalanceListeners.get(group) ?? [])]) listener()
       },
     })
@@ -158,6 +164,21 @@ export class Broker {
     for (const group of this.#offsets.groups()) this.groups.ensure(group)
     this.#repeat(RETENTION_CHECK_MS, () => this.enforceRetention())
     this.#repeat(CHECKPOINT_MS, () => this.#checkpoint())
+    this.#repeat(OFFSETS_CHECK_MS, () => this.#expireOffsets())
+  }
+
+  /** The data directory, as it was given. */
+  get path(): string {
+    return this.#options.path
+  }
+
+  /** What holds for topics that do not say otherwise. */
+  get defaults(): { readonly partitions: number; readonly config: ConfigValues } {
+    return { partitions: this.#options.defaultPartitions ?? 1, config: this.#options.config ?? {} }
+  }
+
+  get offsetsRetentionMs(): number {
+    return this.#options.offsetsRetentionMs ?? OFFSETS_RETENTION_MS
   }
 
   // topics
@@ -169,6 +190,11 @@ export class Broker {
   /** Undefined if there is none. */
   findTopic(name: string): Topic | undefined {
     return this.#catalog.get(name)
+  }
+
+  /** By its id; undefined if there is none. */
+  findTopicById(id: string): Topic | undefined {
+    return this.#catalog.getById(id)
   }
 
   /** Throws UNKNOWN_TOPIC. */
@@ -190,7 +216,13 @@ export class Broker {
   }
 
   configOf(topic: Topic): ConfigEntry[] {
-    return describeConfig(topic.config, this.#options.config ?? {})
+    return describeConfig(topic.config, this.defaults.config)
+  }
+
+  /** Throws what `createTopic` would reject with, as things are now. Returns the number of partitions it would make. */
+  checkCreateTopic(spec: TopicSpec): number {
+    this.#assertOpen()
+    return this.#catalog.checkCreate(spec)
   }
 
   /** Throws TOPIC_EXISTS, INVALID_TOPIC, INVALID_PARTITIONS, INVALID_CONFIG. */
@@ -209,9 +241,21 @@ export class Broker {
     this.#topicsChanged()
   }
 
-  alterTopic(name: string, changes: Readonly<Record<string, string | null>>): Promise<Topic> {
+  /** Throws what `alterTopic` would reject with, as things are now. */
+  checkAlterTopic(name: string, changes: ConfigChange): void {
+    this.#assertOpen()
+    this.#catalog.checkAlter(name, changes)
+  }
+
+  alterTopic(name: string, changes: ConfigChange): Promise<Topic> {
     this.#assertOpen()
     return this.#catalog.alter(name, changes)
+  }
+
+  /** Throws what `addPartitions` would reject with, as things are now. */
+  checkAddPartitions(name: string, partitions: number): void {
+    this.#assertOpen()
+    this.#catalog.checkAddPartitions(name, partitions)
   }
 
   async addPartitions(name: string, partitions: number): Promise<Topic> {
@@ -312,18 +356,58 @@ export class Broker {
   commit(group: string, identity: MemberIdentity | null, commits: readonly OffsetCommit[]): Promise<void> {
     this.#assertOpen()
     for (const { topic, partition } of commits) this.partition(topic, partition)
-    const refusal = this.groups.checkCommit(group, identity, this.clock.monotonic())
-    this.watchGroups()
-    if (refusal !== null) throw new SluiceError(refusal, `group "${group}": the commit is refused`, { group })
+    this.#checkCommit(group, identity)
     return this.#offsets.commit(group, commits)
   }
 
-  committed(group: string, topic: string, partition: number): OffsetCommit | undefined {
+  /**
+   * As `commit`, but what is wrong with one offset does not keep the others from being stored: one result for each, in
+   * order. Rejects with what is refused to the group as a whole.
+   */
+  async commitEach(
+    group: string,
+    identity: MemberIdentity | null,
+    commits: readonly OffsetCommit[],
+  ): Promise<(ErrorCode | null)[]> {
+    this.#assertOpen()
+    this.#checkCommit(group, identity)
+    const results = commits.map(commit => this.#offsetRefusal(commit))
+    await this.#offsets.commit(
+      group,
+      commits.filter((_, index) => results[index] === null),
+    )
+    return results
+  }
+
+  #checkCommit(group: string, identity: MemberIdentity | null): void {
+    const refusal = this.groups.checkCommit(group, identity, this.clock.monotonic())
+    this.watchGroups()
+    if (refusal !== null) throw new SluiceError(refusal, `group "${group}": the commit is refused`, { group })
+  }
+
+  #offsetRefusal(commit: OffsetCommit): ErrorCode | null {
+    try {
+      this.partition(commit.topic, commit.partition)
+      checkOffset(commit)
+      return null
+    } catch (error) {
+      if (!(error instanceof SluiceError)) throw error
+      return error.code
+    }
+  }
+
+  committed(group: string, topic: string, partition: number): StoredOffset | undefined {
     return this.#offsets.get(group, topic, partition)
   }
 
-  allCommitted(group: string): OffsetCommit[] {
+  allCommitted(group: string): StoredOffset[] {
     return this.#offsets.all(group)
+  }
+
+  /** Forgets offsets that a group committed. Members of it may commit them again. */
+  removeCommitted(group: string, topic: string, partitions: readonly number[]): Promise<void> {
+    this.#assertOpen()
+    return this.#offsets.remove(group, topic, partitions)
   }
 
   listGroups(): GroupListing[] {
@@ -452,6 +536,16 @@ export class Broker {
     for (const topic of [...this.#catalog.topics]) {
       for (const partition of topic.partitions) await partition.log.checkpoint()
     }
+  }
+
+  /** Offsets that have been of no use for too long, and then groups that nothing is known of any more. */
+  async #expireOffsets(): Promise<void> {
+    const expiry = this.#offsets.expire(this.clock.now() - this.offsetsRetentionMs, (group, topic) =>
+      this.groups.isSubscribed(group, topic),
+    )
+    const kept = new Set(this.#offsets.groups())
+    this.groups.deleteVacant(group => kept.has(group))
+    await expiry
   }
 
   #repeat(ms: number, action: () => Promise<unknown>): void {

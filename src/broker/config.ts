@@ -239,7 +239,9 @@ export function topicConfigMarkdown(): string {
   const rows = Object.entries(topicConfigTable).map(([name, row]: [string, ConfigRow]) => {
     const values =
       row.type !== 'int' && row.type !== 'long'
-        ? choicesOf(row).map(choice => `\`${choice}\``).join(', ')
+        ? choicesOf(row)
+            .map(choice => `\`${choice}\``)
+            .join(', ')
         : `${row.type}, at least ${row.min}`
     return `| \`${name}\` | ${values} | \`${row.default}\` | ${row.meaning} |`
   })

@@ -89,6 +89,8 @@ export const EMPTY_ASSIGNMENT = Uint8Array.of(0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff
 export interface MemberSubscription {
   readonly topics: readonly string[]
   readonly owned: readonly TopicPartition[]
+  /** What it holds while it joins, where that is not `owned`: eager members have given everything up by then. Default nothing. */
+  readonly held?: readonly TopicPartition[]
   /** -1 before the first assignment. */
   readonly generation: number
   readonly rack?: string | null
@@ -99,10 +101,10 @@ export interface MemberSubscription {
  * then it has given it up; the others in the field for it, as long as it is held.
  */
 export function encodeMember(assignor: Assignor, member: MemberSubscription): Buffer {
-  const { topics, owned, generation, rack = null } = member
+  const { topics, owned, held = [], generation, rack = null } = member
   if (assignor === 'sticky') {
     const userData = generation < 0 ? null : encodeStickyData(owned, generation)
-    return encodeSubscription({ topics, userData, owned: [], generation, rack })
+    return encodeSubscription({ topics, userData, owned: held, generation, rack })
   }
   let userData: Buffer | null = null
   if (assignor === 'cooperative-sticky') {

@@ -29,8 +29,13 @@
  */
 
 import assert from 'node:assert/strict'
-import type { ErrorCode } from '../errors.ts'
-import { CONSUMER_PROTOCOL_TYPE, EMPTY_ASSIGNMENT, hasWithheld } from './consumer-protocol.ts'
+import { type ErrorCode, isSluiceError } from '../errors.ts'
+import {
+  CONSUMER_PROTOCOL_TYPE,
+  decodeSubscription,
+  EMPTY_ASSIGNMENT,
+  hasWithheld,
+} from './consumer-protocol.ts'
 
 export type GroupState = 'empty' | 'preparing-rebalance' | 'completing-rebalance' | 'stable' | 'dead'
 
@@ -354,6 +359,24 @@ export class Group {
         assignment: isStable ? member.assignment : NO_BYTES,
       })),
     }
+  }
+
+  /**
+   * Whether members read the topic, as far as they say. Members whose subscription cannot be read, or are no
+   * consumers, may read any.
+   */
+  isSubscribed(topic: string): boolean {
+    if (this.#members.size === 0) return false
+    if (this.#protocolType !== CONSUMER_PROTOCOL_TYPE) return true
+    for (const { protocols } of this.#members.values()) {
+      try {
+        if (decodeSubscription(protocols[0].metadata).topics.includes(topic)) return true
+      } catch (error) {
+        if (!isSluiceError(error)) throw error
+        return true
+      }
+    }
+    return false
   }
 
   /** The end of this group: whoever still waits is answered with `error`. */

@@ -63,10 +63,17 @@ export interface GroupCounters {
   expirations: number
 }
 
+/** The limits in force; see `GroupsOptions`. */
+export interface GroupLimits {
+  readonly sessionTimeoutMsMin: number
+  readonly sessionTimeoutMsMax: number
+  readonly initialRebalanceDelayMs: number
+  readonly groupSizeMax: number
+}
+
 export class Groups {
   readonly counters: Readonly<GroupCounters>
-  readonly #sessionTimeoutMsMin: number
-  readonly #sessionTimeoutMsMax: number
+  readonly limits: GroupLimits
   readonly #host: GroupHost
   readonly #table = new Map<string, Group>()
   readonly #deadlines = new Deadlines()
@@ -76,16 +83,20 @@ export class Groups {
   #closed = false
 
   constructor(options: GroupsOptions) {
-    this.#sessionTimeoutMsMin = options.sessionTimeoutMsMin ?? 6_000
-    this.#sessionTimeoutMsMax = options.sessionTimeoutMsMax ?? 1_800_000
+    this.limits = {
+      sessionTimeoutMsMin: options.sessionTimeoutMsMin ?? 6_000,
+      sessionTimeoutMsMax: options.sessionTimeoutMsMax ?? 1_800_000,
+      initialRebalanceDelayMs: options.initialRebalanceDelayMs ?? 0,
+      groupSizeMax: options.groupSizeMax ?? 1_000,
+    }
     const counters: GroupCounters = { rebalances: 0, expirations: 0 }
     this.counters = counters
     const emit = (run: () => void) => {
       this.#outbox.push(run)
     }
     this.#host = {
-      initialRebalanceDelayMs: options.initialRebalanceDelayMs ?? 0,
-      groupSizeMax: options.groupSizeMax ?? 1_000,
+      initialRebalanceDelayMs: this.limits.initialRebalanceDelayMs,
+      groupSizeMax: this.limits.groupSizeMax,
       newId: () => options.newId(),
       emit,
       rebalancing(group, reason) {
@@ -127,7 +138,8 @@ export class Groups {
     if (this.#closed) return 'CLOSED'
     if (!isGroupId(group)) return 'INVALID_GROUP'
     const inRange =
-      sessionTimeoutMs >= this.#sessionTimeoutMsMin && sessionTimeoutMs <= this.#sessionTimeoutMsMax
+      sessionTimeoutMs >= this.limits.sessionTimeoutMsMin &&
+      sessionTimeoutMs <= this.limits.sessionTimeoutMsMax
     if (!inRange) return 'INVALID_SESSION_TIMEOUT'
     return known === undefined && memberId !== '' ? 'UNKNOWN_MEMBER' : null
   }
@@ -186,6 +198,15 @@ export class Groups {
     return error
   }
 
+  has(id: string): boolean {
+    return this.#table.has(id)
+  }
+
+  /** Whether members of the group read the topic; true if they may without our knowing. */
+  isSubscribed(id: string, topic: string): boolean {
+    return this.#table.get(id)?.isSubscribed(topic) ?? false
+  }
+
   /** Null if there is no such group. */
   describe(id: string): DescribedGroup | null {
     return this.#table.get(id)?.describe() ?? null
@@ -212,6 +233,12 @@ export class Groups {
     group.end('UNKNOWN_MEMBER')
     this.#table.delete(id)
     return null
+  }
+
+  /** Forgets the groups that nobody is in, nor on the way in, unless `keeps` says otherwise. */
+  deleteVacant(keeps: (group: string) => boolean): void {
+    for (const group of [...this.#table.values()])
+      if (group.isVacant && !keeps(group.id)) this.delete(group.id)
   }
 
   /** When `expire` has to be called; it may turn out to be too early. Infinity: nothing to wait for. */

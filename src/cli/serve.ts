@@ -42,7 +42,9 @@ function greeting(options: ServeOptions, { addresses }: RunningServer): string {
   const lines = [`sluice ${version}`, `  data    ${storage}`]
   const url = addresses.http?.url
   lines.push(url ? `  http    ${url}` : '  http    off')
-  lines.push('  kafka   not served by this version', '  amqp    not served by this version')
+  const kafka = addresses.kafka
+  lines.push(kafka ? `  kafka   ${kafka.host}:${kafka.port}` : '  kafka   off')
+  lines.push('  amqp    not served by this version')
   if (url) {
     lines.push(
       '',

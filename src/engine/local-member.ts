@@ -19,11 +19,12 @@ import {
   CONSUMER_PROTOCOL_TYPE,
   decodeAssignment,
   decodeMember,
+  decodeSubscription,
   encodeAssignment,
   encodeMember,
 } from '../broker/consumer-protocol.ts'
 import type { JoinResult, MemberAssignment, SyncResult } from '../broker/group.ts'
-import { type ErrorCode, SluiceError } from '../errors.ts'
+import { type ErrorCode, errorTable, SluiceError } from '../errors.ts'
 import type { Timer } from '../lib/clock.ts'
 import type { CommitOffset, CommittedOffset, Member, MemberEvents, MemberOptions } from './engine.ts'
 
@@ -52,7 +53,8 @@ export class LocalMember implements Member {
   #wake: (() => void) | null = null
   /** What the coordinator last answered to a heartbeat, if it was a refusal. */
   #refusal: ErrorCode | null = null
-  #joining = false
+  /** Set while an answer of the coordinator is awaited: gives the wait up. */
+  #abandon: (() => void) | null = null
   #loop: Promise<void> = Promise.resolve()
 
   constructor(broker: Broker, options: MemberOptions, events: MemberEvents, onEnd: () => void) {
@@ -81,6 +83,7 @@ export class LocalMember implements Member {
       reject(error)
       this.#end(error)
     })
+    this.#loop.then(() => reject(this.#closedWhileJoining()))
     await promise
   }
 
@@ -92,19 +95,19 @@ export class LocalMember implements Member {
   async leave(): Promise<void> {
     this.#leaving = true
     // A join waits for the slowest member of the group; whoever leaves does not.
-    if (this.#joining && this.#options.instanceId === undefined) this.#depart()
+    this.#abandon?.()
     this.#joinAgain()
     await this.#loop
   }
 
   async #run(joined: () => void): Promise<void> {
     while (!this.#leaving) {
-      this.#joining = true
       const generationBefore = this.#generation
       const join = await this.#join()
-      this.#joining = false
-      // What the group wanted before this answer, it has got; what it wants from here on counts.
+      if (join === null) break
+      // What the group wanted before this answer, it has got; what it wants from here on counts. So with refusals.
       this.#wanted = false
+      this.#refusal = null
       if (join.error !== null) {
         await this.#recover(join.error)
         continue
@@ -115,29 +118,42 @@ export class LocalMember implements Member {
       if (join.generation > generationBefore + 1) await this.#lose()
       const claimed = this.#owned
       const sync = await this.#sync(join)
+      if (sync === null) break
       if (sync.error !== null) {
         await this.#recover(sync.error)
         continue
       }
       this.#cooperative = join.protocol === 'cooperative-sticky'
       await this.#take(decodeAssignment(sync.assignment).partitions, claimed)
+      this.#lookAtTopics()
       if (!this.#wanted && !this.#leaving) await this.#idle()
       const refusal = this.#refusal
       this.#refusal = null
-      if (refusal !== null && !this.#leaving) await this.#recover(refusal)
-      else if (!this.#cooperative || this.#leaving) await this.#giveUp(this.#owned)
+      if (refusal !== null) await this.#recover(refusal)
+      else if (!this.#cooperative) await this.#giveUp(this.#owned)
     }
+    await this.#giveUp(this.#owned)
     this.#finish()
   }
 
-  #join(): Promise<JoinResult> {
+  /** The coordinator's answer, which may take as long as the other members do; null if we leave first. */
+  #answer<Result>(ask: (reply: (result: Result) => void) => void): Promise<Result | null> {
+    return new Promise(resolve => {
+      this.#abandon = () => resolve(null)
+      ask(resolve)
+      this.#broker.watchGroups()
+    })
+  }
+
+  #join(): Promise<JoinResult | null> {
     const { group, topics, instanceId, clientId, sessionTimeoutMs, rebalanceTimeoutMs, assignors } =
       this.#options
     const { partitions, generation } = this.#last
     // By then an eager member holds nothing; what sticky asks for is what it had.
+    const held = this.#owned
     const metadata = (name: Assignor): Uint8Array =>
-      encodeMember(name, { topics, owned: name === 'sticky' ? partitions : this.#owned, generation })
-    return new Promise(resolve => {
+      encodeMember(name, { topics, held, owned: name === 'sticky' ? partitions : held, generation })
+    return this.#answer(reply => {
       this.#broker.groups.join(
         {
           group,
@@ -149,51 +165,57 @@ export class LocalMember implements Member {
           rebalanceTimeoutMs,
           protocolType: CONSUMER_PROTOCOL_TYPE,
           protocols: assignors.map(name => ({ name, metadata: metadata(name) })),
-          requireKnownMemberId: false,
+          // With an id from the start, one that waits to be taken in can leave.
+          requireKnownMemberId: true,
           supportsSkipAssignment: true,
         },
         this.#broker.clock.monotonic(),
         result => {
-          if (result.error === null) {
+          if (result.error === null || result.error === 'MEMBER_ID_REQUIRED') {
             this.#memberId = result.memberId
             this.#generation = result.generation
           }
-          resolve(result)
+          reply(result)
         },
       )
-      this.#broker.watchGroups()
     })
   }
 
-  #sync(join: JoinResult): Promise<SyncResult> {
+  #sync(join: JoinResult): Promise<SyncResult | null> {
     const leads = join.leader === join.memberId
     const members = leads ? decodeMembers(join) : []
-    this.#partitionCounts = leads ? this.#countPartitions(members) : null
+    if (!leads) this.#partitionCounts = null
+    else if (join.skipAssignment) this.#partitionCounts = this.#countAssigned(members)
+    else this.#partitionCounts = countTopics(members, topic => this.#partitionsOf(topic))
     const assignments = leads && !join.skipAssignment ? this.#assign(join.protocol as Assignor, members) : []
-    return new Promise(resolve => {
+    return this.#answer(reply => {
       const request = { group: this.#options.group, ...this.#identity(), assignments }
-      this.#broker.groups.sync(request, this.#broker.clock.monotonic(), resolve)
-      this.#broker.watchGroups()
+      this.#broker.groups.sync(request, this.#broker.clock.monotonic(), reply)
     })
   }
 
-  #assign(assignor: Assignor, members: readonly AssignorMember[]): MemberAssignment[] {
-    return [...assign(assignor, members, topic => this.#partitionsOf(topic))].map(
-      ([memberId, partitions]) => ({
-        memberId,
-        assignment: encodeAssignment({ partitions, userData: null }),
-      }),
-    )
+  /**
+   * Members of a cooperative group hold on to what they have when they join. If one that knows only an eager assignor makes the group use
+   * that, what they hold and shall not keep is given to nobody yet, as cooperative-sticky does it.
+   */
+  #assign(assignor: Assignor, members: readonly HoldingMember[]): MemberAssignment[] {
+    const shares = [...assign(assignor, members, topic => this.#partitionsOf(topic))]
+    return shares.map(([memberId, share]) => {
+      const heldByOthers = members.flatMap(member => (member.memberId === memberId ? [] : member.held))
+      const partitions = without(share, heldByOthers)
+      return { memberId, assignment: encodeAssignment({ partitions, userData: null }) }
+    })
   }
 
   #partitionsOf(topic: string): number {
     return this.#broker.findTopic(topic)?.partitions.length ?? 0
   }
 
-  #countPartitions(members: readonly AssignorMember[]): ReadonlyMap<string, number> {
-    return new Map(
-      members.flatMap(({ topics }) => topics.map(topic => [topic, this.#partitionsOf(topic)] as const)),
-    )
+  /** How many partitions of each topic the group as it stands has shared out: partitions may have come while its leader was away. */
+  #countAssigned(members: readonly AssignorMember[]): ReadonlyMap<string, number> {
+    const described = this.#broker.describeGroup(this.#options.group).members
+    const assigned = described.flatMap(({ assignment }) => decodeAssignment(assignment).partitions)
+    return countTopics(members, topic => assigned.filter(one => one.topic === topic).length)
   }
 
   /** Moves from what is held to what is assigned. `claimed`: what the member said it held when it joined. */
@@ -205,7 +227,7 @@ export class LocalMember implements Member {
     this.#last = { partitions: assigned, generation: this.#generation }
     await this.#events.assigned(gained)
     // What the others were told that this member holds, and does no more, can now be assigned to one of them.
-    if (this.#cooperative && without(claimed, assigned).length > 0) this.#joinAgain()
+    if (without(claimed, assigned).length > 0) this.#joinAgain()
   }
 
   async #giveUp(partitions: readonly TopicPartition[]): Promise<void> {
@@ -216,13 +238,13 @@ export class LocalMember implements Member {
 
   /** After a refusal: joins again, as a new member if the old membership is gone. Throws if there is no point in it. */
   async #recover(error: ErrorCode): Promise<void> {
-    if (error === 'REBALANCE_IN_PROGRESS') return
+    if (error === 'REBALANCE_IN_PROGRESS' || error === 'MEMBER_ID_REQUIRED') return
     if (error !== 'UNKNOWN_MEMBER' && error !== 'ILLEGAL_GENERATION') {
-      throw new SluiceError(error, `group "${this.#options.group}" refuses the member: ${error}`, {
-        group: this.#options.group,
-        memberId: this.#memberId,
-      })
+      const { group } = this.#options
+      const message = `group ${JSON.stringify(group)} does not take the member: ${errorTable[error].meaning}`
+      throw new SluiceError(error, message, { group, memberId: this.#memberId })
     }
+    this.#heartbeat?.cancel()
     this.#memberId = ''
     this.#generation = -1
     await this.#lose()
@@ -280,8 +302,7 @@ export class LocalMember implements Member {
 
   #depart(): void {
     const { group } = this.#options
-    if (this.#memberId === '') return
-    const leaving = [{ memberId: this.#memberId, instanceId: null }]
+    const leaving = [{ memberId: this.#memberId, instanceId: this.#options.instanceId ?? null }]
     this.#broker.groups.leave(group, leaving, this.#broker.clock.monotonic())
     this.#broker.watchGroups()
   }
@@ -289,14 +310,22 @@ export class LocalMember implements Member {
   #finish(): void {
     const { group, instanceId } = this.#options
     // A static member stays in the group until its session is over: its next self takes its place, without a rebalance.
-    if (instanceId === undefined) this.#depart()
+    // Not so in the middle of a rebalance: the others would wait for it.
+    const isStable = this.#broker.groups.describe(group)?.state === 'stable'
+    if (instanceId === undefined || !isStable) this.#depart()
     this.#stop(new SluiceError('CONSUMER_CLOSED', `the member has left group "${group}"`, { group }))
   }
 
   #end(error: unknown): void {
     const failure = error instanceof SluiceError ? error : new SluiceError('CLOSED', String(error), {}, error)
+    if (this.#options.instanceId === undefined) this.#depart()
     this.#stop(failure)
     if (!this.#leaving) this.#events.failed(failure)
+  }
+
+  #closedWhileJoining(): SluiceError {
+    const { group } = this.#options
+    return new SluiceError('CLOSED', `closed while joining group ${JSON.stringify(group)}`, { group })
   }
 
   #stop(reason: SluiceError): void {
@@ -319,7 +348,17 @@ export const withMetadata = (commit: CommitOffset): CommittedOffset => ({
   metadata: commit.metadata ?? '',
 })
 
-const decodeMembers = (join: JoinResult): AssignorMember[] =>
-  join.members.map(({ memberId, instanceId, metadata }) =>
-    decodeMember(join.protocol as Assignor, memberId, instanceId, metadata),
-  )
+/** A member that told what it holds as it joined. */
+type HoldingMember = AssignorMember & { readonly held: readonly TopicPartition[] }
+
+const decodeMembers = (join: JoinResult): HoldingMember[] =>
+  join.members.map(({ memberId, instanceId, metadata }) => ({
+    ...decodeMember(join.protocol as Assignor, memberId, instanceId, metadata),
+    held: decodeSubscription(metadata).owned,
+  }))
+
+const countTopics = (
+  members: readonly AssignorMember[],
+  countOf: (topic: string) => number,
+): ReadonlyMap<string, number> =>
+  new Map(members.flatMap(({ topics }) => topics.map(topic => [topic, countOf(topic)] as const)))

@@ -11,6 +11,7 @@
 
 import { crc32c } from '@node-rs/crc32'
 import { type Disk, DiskError } from '../lib/disk.ts'
+import { readFully } from './scan.ts'
 
 export const CHECKPOINT_NAME = 'checkpoint'
 const TEMPORARY_NAME = 'checkpoint.tmp'
@@ -38,7 +39,8 @@ export interface Checkpoint {
 
 /** The checkpoint of a log's folder; null if there is none. Throws DiskError. */
 export function readCheckpoint(disk: Disk, directory: string): Checkpoint | 'damaged' | null {
-  const text = readText(disk, `${directory}/${CHECKPOINT_NAME}`) ?? readText(disk, `${directory}/${MARKED_NAME}`)
+  const text =
+    readText(disk, `${directory}/${CHECKPOINT_NAME}`) ?? readText(disk, `${directory}/${MARKED_NAME}`)
   if (text === null) return null
   const match = /^(\{.*\}) ([0-9a-f]{8})\n$/.exec(text)
   if (match === null || checksum(match[1]) !== match[2]) return 'damaged'
@@ -50,7 +52,7 @@ function readText(disk: Disk, path: string): string | null {
   try {
     const file = disk.open(path, 'read')
     try {
-      return Buffer.from(file.readNow(0, BYTES_MAX)).toString('latin1')
+      return readFully(file, 0, Math.min(file.size(), BYTES_MAX)).toString('latin1')
     } finally {
       file.close()
     }

@@ -10,6 +10,7 @@
  */
 
 import { type Disk, DiskError, type DiskFile } from '../lib/disk.ts'
+import { readFully } from './scan.ts'
 
 /** Entries that wait in memory before they are written. 64 entries cover 256 KiB of log at the default interval. */
 const TAIL_ENTRIES = 64
@@ -98,10 +99,10 @@ export class EntryFile {
     let written = true
     const bytes = this.#tail!.subarray(0, this.#tailEntries * this.#entryBytes)
     try {
-      this.#withFile(this.#exists ? 'write' : 'create', file =>
-        file.write(bytes, this.#stored * this.#entryBytes),
-      )
-      this.#exists = true
+      this.#withFile(this.#exists ? 'write' : 'create', file => {
+        this.#exists = true // also if the write fails: then there is a file that has to be synced or removed
+        file.write(bytes, this.#stored * this.#entryBytes)
+      })
       this.#stored += this.#tailEntries
     } catch (error) {
       if (!(error instanceof DiskError)) throw error
@@ -163,7 +164,7 @@ export class EntryFile {
     const stored = (index: number): Buffer | null => {
       try {
         file ??= this.#disk.open(this.path, 'read')
-        const entry = file.readNow(index * this.#entryBytes, this.#entryBytes)
+        const entry = readFully(file, index * this.#entryBytes, this.#entryBytes)
         return entry.length < this.#entryBytes ? null : Buffer.from(entry)
       } catch (error) {
         if (error instanceof DiskError) return null // unreadable: as if the entry were not there

@@ -3,10 +3,11 @@
  * and what is wrong with it. Changes nothing, takes no lock; of a directory that is in use it sees the state of the moment.
  */
 
-import { SluiceError } from '../errors.ts'
+import { isSluiceError, SluiceError } from '../errors.ts'
 import { type Disk, DiskError } from '../lib/disk.ts'
 import {
   attributes,
+  BATCH_HEADER_BYTES,
   baseOffset,
   baseSequence,
   compressionOf,
@@ -23,9 +24,11 @@ import {
 import { compressionTypes } from '../record/builder.ts'
 import { RecordCursor } from '../record/cursor.ts'
 import { CHECKPOINT_NAME, type Checkpoint, readCheckpoint } from './checkpoint.ts'
-import { findBatch, scan } from './scan.ts'
+import { findBehind } from './salvage.ts'
+import { readFully, scan } from './scan.ts'
 import { segmentName, segmentOffset } from './segment.ts'
 
+const EMPTY = Buffer.alloc(0)
 const compressionNames = Object.keys(compressionTypes)
 
 export interface DumpedRecord {
@@ -114,10 +117,13 @@ function* dumpLog(
         good++
         due = lastOffset(found.bytes, found.at) + 1
         position += found.batchBytes
-        yield describeBatch(found.bytes, found.at, found.batchBytes, found.position, options.records)
+        const { bytes, at, batchBytes } = found
+        const batch = describeBatch(bytes, at, batchBytes, found.position)
+        if (options.records) yield* dumpRecords(batch, bytes.subarray(at, at + batchBytes))
+        else yield batch
       }
       if (wrong === null) break
-      const next = findBatch(file, position + 1, due, Number.MAX_SAFE_INTEGER)
+      const next = findBehind(file, position, due, null)
       if (next === null && good === 0) {
         throw new SluiceError(
           'FOREIGN_FILE',
@@ -137,14 +143,8 @@ function* dumpLog(
   }
 }
 
-function describeBatch(
-  bytes: Buffer,
-  at: number,
-  length: number,
-  position: number,
-  withRecords: boolean,
-): DumpedBatch {
-  const batch: DumpedBatch = {
+function describeBatch(bytes: Buffer, at: number, length: number, position: number): DumpedBatch {
+  return {
     kind: 'batch',
     position,
     bytes: length,
@@ -161,24 +161,36 @@ function describeBatch(
     control: isControl(bytes, at),
     attributes: attributes(bytes, at),
   }
-  return withRecords ? { ...batch, records: describeRecords(bytes.subarray(at, at + length)) } : batch
 }
 
-function describeRecords(batch: Buffer): DumpedRecord[] {
+/** The batch with its records; without them, and with a line of damage, if they are malformed under a good checksum. */
+function* dumpRecords(batch: DumpedBatch, bytes: Buffer): Generator<DumpLine> {
   const records: DumpedRecord[] = []
-  const cursor = new RecordCursor(batch)
-  const slice = (start: number, bytes: number): Buffer | null =>
-    bytes < 0 ? null : cursor.bytes.subarray(start, start + bytes)
-  while (cursor.next()) {
-    records.push({
-      offset: cursor.offset,
-      timestamp: cursor.timestamp,
-      key: slice(cursor.keyStart, cursor.keyBytes),
-      value: slice(cursor.valueStart, cursor.valueBytes),
-      headers: cursor.headers(),
-    })
+  const cursor = new RecordCursor(bytes)
+  const slice = (start: number, length: number): Buffer | null =>
+    length < 0 ? null : cursor.bytes.subarray(start, start + length)
+  try {
+    while (cursor.next()) {
+      records.push({
+        offset: cursor.offset,
+        timestamp: cursor.timestamp,
+        key: slice(cursor.keyStart, cursor.keyBytes),
+        value: slice(cursor.valueStart, cursor.valueBytes),
+        headers: cursor.headers(),
+      })
+    }
+  } catch (error) {
+    if (!(error instanceof SluiceError)) throw error
+    yield batch
+    yield {
+      kind: 'damage',
+      position: batch.position,
+      wrong: error.message,
+      resumesAt: batch.position + batch.bytes,
+    }
+    return
   }
-  return records
+  yield { ...batch, records }
 }
 
 function* dumpIndex(disk: Disk, path: string, base: number, suffix: string): Generator<DumpedEntry> {
@@ -186,7 +198,7 @@ function* dumpIndex(disk: Disk, path: string, base: number, suffix: string): Gen
   const entryBytes = suffix === 'index' ? 8 : 12
   try {
     for (let at = 0; at + entryBytes <= file.size(); at += entryBytes) {
-      const entry = Buffer.from(file.readNow(at, entryBytes))
+      const entry = readFully(file, at, entryBytes)
       if (suffix === 'index')
         yield { kind: 'offset-entry', offset: base + entry.readInt32BE(0), value: entry.readInt32BE(4) }
       else yield { kind: 'time-entry', offset: base + entry.readInt32BE(8), value: readInt64(entry, 0) }
@@ -260,7 +272,16 @@ export function verifyLog(disk: Disk, directory: string): LogVerification {
     }
   }
   const startOffset = checkpoint?.startOffset ?? bases[0] ?? 0
-  return { directory, ...totals, startOffset, endOffset: Math.max(due, startOffset), findings }
+  const endOffset = Math.max(due, startOffset)
+  const lost = (from: number, to: number): void => {
+    const message = `the segment with the offsets from ${from} to ${to - 1} is missing`
+    findings.push({ severity: 'error', file: directory, position: 0, message })
+  }
+  if (bases.length > 0 && bases[0] > startOffset) lost(startOffset, bases[0])
+  if (checkpoint !== null && !bases.includes(checkpoint.segment) && endOffset < checkpoint.offset) {
+    lost(endOffset, checkpoint.offset)
+  }
+  return { directory, ...totals, startOffset, endOffset, findings }
 }
 
 function verifySegment(
@@ -300,8 +321,8 @@ function verifySegment(
       } else if (line.kind === 'batch') {
         if (line.baseOffset !== due)
           report('error', line.position, `offset ${line.baseOffset} where ${due} is due`)
-        if (!line.control && line.records!.length !== line.count) {
-          report('error', line.position, `${line.records!.length} records instead of ${line.count}`)
+        if (!line.control && line.records !== undefined && line.records.length !== line.count) {
+          report('error', line.position, `${line.records.length} records instead of ${line.count}`)
         }
         due = line.lastOffset + 1
         totals.batches++
@@ -310,7 +331,8 @@ function verifySegment(
     }
   } catch (error) {
     if (!(error instanceof SluiceError || error instanceof DiskError)) throw error
-    report('error', 0, error.message)
+    const tail = isLast && durable === 0 && isSluiceError(error, 'FOREIGN_FILE')
+    report(tail ? 'note' : 'error', 0, tail ? 'incomplete first write' : error.message)
   }
   return due
 }
@@ -328,11 +350,11 @@ function verifyOffsetIndex(
   let before: DumpedEntry | null = null
   try {
     for (const entry of dumpIndex(disk, `${directory}/${name}`, base, 'index')) {
-      const header = Buffer.from(log.readNow(entry.value, 61))
+      const header = entry.value < 0 ? EMPTY : readFully(log, entry.value, BATCH_HEADER_BYTES)
       const wrong =
         before !== null && (entry.offset <= before.offset || entry.value <= before.value)
           ? 'entries out of order'
-          : header.length < 61 || lastOffset(header, 0) !== entry.offset
+          : header.length < BATCH_HEADER_BYTES || lastOffset(header, 0) !== entry.offset
             ? 'entry points beside a batch'
             : null
       if (wrong !== null) {

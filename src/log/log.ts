@@ -270,7 +270,16 @@ export class Log {
     if (offset >= limit) return EMPTY
     const { segment, position, due } = this.#places.get(offset) ?? this.#placeOf(offset)
     const bytesWanted = Math.max(bytesMax, BATCH_HEADER_BYTES)
-    return this.#read({ segment, position, due, offset, limit, bytesMax: bytesWanted, bytesWanted, checked: false })
+    return this.#read({
+      segment,
+      position,
+      due,
+      offset,
+      limit,
+      bytesMax: bytesWanted,
+      bytesWanted,
+      checked: false,
+    })
   }
 
   /** First offset whose record has at least this timestamp; -1 if there is none before `limit`. */
@@ -460,6 +469,7 @@ export class Log {
       this.#active.truncate(position)
       // Until it is synced, what was cut off may come back behind the end of the segment.
       this.#unsynced.add(this.#active)
+      this.#commit.start()
     } catch (second) {
       return this.#fail(second)
     }

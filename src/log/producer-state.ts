@@ -23,6 +23,7 @@ import {
   readInt64,
   writeInt64,
 } from '../record/batch.ts'
+import { readFully } from './scan.ts'
 import { segmentName } from './segment.ts'
 
 const BATCHES_REMEMBERED = 5
@@ -43,6 +44,15 @@ interface ProducerEntry {
   lastTimestamp: number
   /** Oldest first. */
   batches: StoredBatch[]
+}
+
+/** What can be told of a producer. */
+export interface RememberedProducer {
+  readonly producerId: number
+  readonly epoch: number
+  readonly lastSequence: number
+  /** Of its last batch, ms. */
+  readonly lastTimestamp: number
 }
 
 /** Sequences wrap from 2^31 − 1 to 0. */
@@ -120,6 +130,13 @@ export class ProducerState {
     })
     if (entry.batches.length > BATCHES_REMEMBERED) entry.batches.shift()
     if (this.#producers.size > this.#countMax) this.#producers.delete(this.#producers.keys().next().value!)
+  }
+
+  /** All that are remembered, the one that was silent longest first. */
+  *list(): Generator<RememberedProducer> {
+    for (const [producerId, { epoch, lastTimestamp, batches }] of this.#producers) {
+      yield { producerId, epoch, lastSequence: batches.at(-1)?.lastSequence ?? -1, lastTimestamp }
+    }
   }
 
   /** Forgets producers whose last batch is older than `timestamp`. */
@@ -236,7 +253,7 @@ export function readSnapshot(disk: Disk, directory: string, offset: number, stat
   try {
     const file = disk.open(`${directory}/${segmentName(offset, 'snapshot')}`, 'read')
     try {
-      return state.decode(Buffer.from(file.readNow(0, file.size())))
+      return state.decode(readFully(file, 0, file.size()))
     } finally {
       file.close()
     }

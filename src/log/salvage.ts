@@ -13,7 +13,6 @@
 
 import type { DiskFile } from '../lib/disk.ts'
 import {
-  asBuffer,
   BATCH_HEADER_BYTES,
   baseOffset,
   batchBytes,
@@ -22,7 +21,7 @@ import {
   lastOffsetDelta,
   leaderEpoch,
 } from '../record/batch.ts'
-import { type FoundBatch, findBatch, scan } from './scan.ts'
+import { type FoundBatch, findBatch, readFully, scan } from './scan.ts'
 import { LEADER_EPOCH } from './select.ts'
 
 export type Located =
@@ -64,16 +63,25 @@ export function locate(file: DiskFile, startOffset: number, endOffset: number, o
   }
 }
 
-/** The first believable batch behind damage at `position`, where offset `due` should begin. */
-function findBehind(file: DiskFile, position: number, due: number, endOffset: number): FoundBatch | null {
+/**
+ * The first believable batch behind damage at `position`, where offset `due` should begin. `endOffset`: where the segment ends; null
+ * if that is not known.
+ */
+export function findBehind(
+  file: DiskFile,
+  position: number,
+  due: number,
+  endOffset: number | null,
+): FoundBatch | null {
+  const offsetMax = endOffset ?? Number.MAX_SAFE_INTEGER
   const header = headerAt(file, position)
   if (header !== null && checkHeader(header, 0, header.length) === null) {
     const behind = position + batchBytes(header, 0)
-    const next = findBatch(file, behind, due, endOffset, behind)
+    const next = findBatch(file, behind, due, offsetMax, behind)
     if (next !== null && next.baseOffset === due + lastOffsetDelta(header, 0) + 1) return next
   }
   for (let from = position; ; ) {
-    const next = findBatch(file, from, due, endOffset)
+    const next = findBatch(file, from, due, offsetMax)
     if (next === null) return null
     from = next.position + 1
     if (next.position === position && next.baseOffset === due) continue // the damaged one
@@ -81,7 +89,7 @@ function findBehind(file: DiskFile, position: number, due: number, endOffset: nu
     const dueBehind = next.lastOffset + 1
     if (
       behind === null
-        ? dueBehind === endOffset
+        ? endOffset === null || dueBehind === endOffset
         : baseOffset(behind, 0) === dueBehind && checkHeader(behind, 0, behind.length) === null
     ) {
       return next
@@ -91,6 +99,6 @@ function findBehind(file: DiskFile, position: number, due: number, endOffset: nu
 
 function headerAt(file: DiskFile, position: number): Buffer | null {
   if (position + BATCH_HEADER_BYTES > file.size()) return null
-  const header = asBuffer(file.readNow(position, BATCH_HEADER_BYTES))
+  const header = readFully(file, position, BATCH_HEADER_BYTES)
   return header.length < BATCH_HEADER_BYTES ? null : header
 }

@@ -108,9 +108,16 @@ export const optionTable = {
   'kafka-port': {
     section: 'Listeners',
     type: 'port',
-    default: 'off',
+    default: 9092,
+    meaning: 'Port for the Kafka protocol.',
+  },
+  'kafka-advertised': {
+    section: 'Listeners',
+    type: 'text',
+    label: 'HOST[:PORT]|auto',
+    default: 'auto',
     meaning:
-      'Port for the Kafka protocol (9092 by custom). Not served by this version: anything but `off` is refused.',
+      'Where Kafka clients are told to connect, which they do after their first request. `auto`: where that request reached us; name an address if there is a port mapping or a proxy in between.',
   },
   'amqp-port': {
     section: 'Listeners',

@@ -9,6 +9,7 @@
  * Once `stop()` has resolved, the directory can be opened by another process. Signals are not its business: see cli/serve.ts.
  */
 
+import assert from 'node:assert/strict'
 import { PublishError } from '../delivery/published.ts'
 import type { Sluice } from '../delivery/sluice.ts'
 import { LocalEngine } from '../engine/local.ts'
@@ -17,6 +18,7 @@ import { type Clock, systemClock } from '../lib/clock.ts'
 import { type Acknowledged, addEndpoints, type IncomingMessage } from './http/endpoints.ts'
 import { HttpServer } from './http/http-server.ts'
 import { Metrics } from './http/metrics.ts'
+import { KafkaServer } from './kafka/kafka-server.ts'
 import type { Logger } from './logger.ts'
 import { openSluice } from './opening.ts'
 import { checkExposure, isLoopback, type ServeOptions } from './options.ts'
@@ -30,9 +32,14 @@ export interface Address {
   readonly url: string
 }
 
+interface Listener {
+  /** Resolves with whether everything was answered before the deadline. */
+  drain(deadlineMs: number): Promise<boolean>
+}
+
 export interface RunningServer {
   /** Where each listener listens; those that are off are missing. */
-  readonly addresses: { readonly http?: Address }
+  readonly addresses: { readonly http?: Address; readonly kafka?: Address }
   /** For embedding and tests: the queue that is served. */
   readonly sluice: Sluice
   /**
@@ -62,14 +69,25 @@ export async function startServer(
       log[severity === 'warning' ? 'warn' : 'info'](`recovery: ${message}`, report)
     },
   })
+  const listeners: Listener[] = []
+  const addresses: { http?: Address; kafka?: Address } = {}
   try {
-    const http = options.httpPort === 'off' ? undefined : mountHttp(options, sluice, log, clock)
-    const address = http && addressOf(await http.listen(options.host, options.httpPort as number))
+    if (options.kafkaPort !== 'off') {
+      const kafka = mountKafka(options, sluice, log, clock)
+      listeners.push(kafka)
+      addresses.kafka = addressOf('kafka', await kafka.listen(options.host, options.kafkaPort))
+    }
+    if (options.httpPort !== 'off') {
+      const http = mountHttp(options, sluice, log, clock)
+      listeners.push(http)
+      addresses.http = addressOf('http', await http.listen(options.host, options.httpPort))
+    }
     if (!isLoopback(options.host)) {
       log.warn('open to other machines, without TLS or authentication (--insecure)', { host: options.host })
     }
-    return running(options, sluice, http, address, log)
+    return running(options, sluice, listeners, addresses, log)
   } catch (error) {
+    await Promise.all(listeners.map(listener => listener.drain(0)))
     await sluice.close()
     throw error
   }
@@ -78,14 +96,18 @@ export async function startServer(
 function running(
   options: ServeOptions,
   sluice: Sluice,
-  http: HttpServer | undefined,
-  address: Address | undefined,
+  listeners: readonly Listener[],
+  addresses: RunningServer['addresses'],
   log: Logger,
 ): RunningServer {
   let draining: Promise<boolean> | undefined
   let stopping: Promise<void> | undefined
+  const drainAll = async () => {
+    const finished = await Promise.all(listeners.map(listener => listener.drain(options.drainMs)))
+    return finished.every(Boolean)
+  }
   const drain = () => {
-    draining ??= http?.drain(options.drainMs) ?? Promise.resolve(true)
+    draining ??= drainAll()
     return draining
   }
   const stop = async () => {
@@ -95,7 +117,7 @@ function running(
     log.info('stopped')
   }
   return {
-    addresses: address ? { http: address } : {},
+    addresses,
     sluice,
     drain,
     stop: () => {
@@ -105,16 +127,42 @@ function running(
   }
 }
 
-/** Rows for listeners that are not built yet stand in the table, so that nobody mistakes silence for service. */
-function checkListeners(options: ServeOptions): void {
-  for (const [name, port, protocol] of [
-    ['kafka-port', options.kafkaPort, 'the Kafka protocol'],
-    ['amqp-port', options.amqpPort, 'AMQP 0-9-1'],
-  ]) {
-    if (port === 'off') continue
-    const message = `${name}: ${protocol} is not served by this version; leave it off and use HTTP`
-    throw new SluiceError('UNSUPPORTED', message, { option: name, port })
+/** A row for a listener that is not built yet stands in the table, so that nobody mistakes silence for service. */
+function checkListeners({ amqpPort: port }: ServeOptions): void {
+  if (port === 'off') return
+  const message = 'amqp-port: AMQP 0-9-1 is not served by this version; leave it off and use HTTP or Kafka'
+  throw new SluiceError('UNSUPPORTED', message, { option: 'amqp-port', port })
+}
+
+function mountKafka(options: ServeOptions, sluice: Sluice, log: Logger, clock: Clock): KafkaServer {
+  const { engine } = sluice
+  assert(engine instanceof LocalEngine, 'what is served is in this process')
+  const { autoCreateTopics, connectionsMax } = options
+  const advertised = advertisedAddress(options.kafkaAdvertised)
+  return new KafkaServer({
+    broker: engine.broker,
+    log,
+    clock,
+    autoCreateTopics,
+    connectionsMax,
+    ...advertised,
+  })
+}
+
+/** Throws `INVALID_CONFIG`. */
+function advertisedAddress(text: string): { advertisedHost?: string; advertisedPort?: number } {
+  if (text === 'auto') return {}
+  const match = /^(\[[0-9a-fA-F:.]+\]|[^\s:/]+)(?::(\d{1,5}))?$/.exec(text)
+  const port = match?.[2] === undefined ? undefined : Number(match[2])
+  if (match === null || port === 0 || (port ?? 0) > 65_535) {
+    throw new SluiceError(
+      'INVALID_CONFIG',
+      `kafka-advertised: ${JSON.stringify(text)} is not HOST, HOST:PORT or auto`,
+      { key: 'kafka-advertised', value: text },
+    )
   }
+  const advertisedHost = match[1].replace(/^\[|\]$/g, '')
+  return { advertisedHost, ...(port === undefined ? {} : { advertisedPort: port }) }
 }
 
 function mountHttp(options: ServeOptions, sluice: Sluice, log: Logger, clock: Clock): HttpServer {
@@ -165,6 +213,10 @@ function withResults(error: PublishError, count: number): SluiceError {
   return new SluiceError(error.code, error.message, { ...error.detail, results }, error)
 }
 
-function addressOf({ address, port, family }: { address: string; port: number; family: string }): Address {
-  return { host: address, port, url: `http://${family === 'IPv6' ? `[${address}]` : address}:${port}` }
+function addressOf(
+  scheme: 'http' | 'kafka',
+  { address, port, family }: { address: string; port: number; family: string },
+): Address {
+  const host = family === 'IPv6' ? `[${address}]` : address
+  return { host: address, port, url: `${scheme}://${host}:${port}` }
 }

@@ -7,7 +7,7 @@ const LISTENING = /http {4}(http:\S+)\n[\s\S]*\/metrics'\n/
 
 test('serve: the lines it prints work, SIGKILL loses nothing acknowledged, SIGTERM ends it cleanly', async () => {
   using data = new DataDirectory()
-  const serve = () => start(['serve', '--data', data.url, '--http-port', '0'])
+  const serve = () => start(['serve', '--data', data.url, '--http-port', '0', '--kafka-port', '0'])
   const first = serve()
   const [greeting] = await output(first, LISTENING)
   const curl = /curl -H '(.*?): (.*?)' -d '(.*?)' '(.*?)'\n {2}curl '(.*?)'\n {2}curl '(.*?)'/.exec(greeting)!
@@ -30,7 +30,7 @@ test('serve: the lines it prints work, SIGKILL loses nothing acknowledged, SIGTE
 
 test('a directory that a server has open is refused, naming it', async () => {
   using data = new DataDirectory()
-  const server = start(['serve', '--data', data.url, '--http-port', '0'])
+  const server = start(['serve', '--data', data.url, '--http-port', '0', '--kafka-port', '0'])
   await output(server, LISTENING)
   const { code, stderr } = await finished(start(['topic', 'list', '--url', data.url]))
   expect(code).toBe(1)

@@ -267,7 +267,7 @@ describe('membership that is lost', () => {
     const ann = await join('ann')
     const { memberId } = ann.member
     engine.broker.groups.leave('g', [{ memberId, instanceId: null }], clock.monotonic())
-    await expect(ann.member.commit([at(0, 1)])).rejects.toMatchObject({ code: 'ILLEGAL_GENERATION' })
+    await expect(ann.member.commit([at(0, 1)])).rejects.toMatchObject({ code: 'UNKNOWN_MEMBER' })
     await clock.advance(5_000)
     expect(ann.news()).toEqual([
       'assigned t/0 t/1 t/2 t/3 t/4 t/5',
@@ -390,6 +390,21 @@ describe('leaving while others are slow', () => {
     await settle()
     expect(ann.failure?.message).toContain('a bug of the user')
     expect(bob.held.size + (cem?.held.size ?? 0)).toBe(6)
+  })
+})
+
+describe('static members in the middle of a rebalance', () => {
+  test('one that stops then does not keep the others waiting', async () => {
+    const options = { assignors: ['range' as const], sessionTimeoutMs: 60_000 }
+    const ann = await join('ann', { ...options, instanceId: 'a' })
+    const handler = Promise.withResolvers<void>()
+    ann.busy = handler.promise
+    const joining = join('bob', options)
+    await settle()
+    const left = ann.member.leave()
+    handler.resolve()
+    await left
+    expect((await joining).partitions).toEqual(partitionsOf(6))
   })
 })
 

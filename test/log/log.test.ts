@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from 'vitest'
 import { isSluiceError, SluiceError } from '../../src/errors.ts'
+import type { Disk } from '../../src/lib/disk.ts'
 import { memoryDisk } from '../../src/lib/disk-memory.ts'
 import { OpenFiles } from '../../src/log/open-files.ts'
 import { baseOffset, batchBytes, maxTimestamp, patchChecksum, recordCount } from '../../src/record/batch.ts'
@@ -350,6 +351,45 @@ describe('reads', () => {
     expect(read).toBeLessThan(log.bytes * 1.05)
     expect(calls.filter(call => call.kind === 'readNow' && call.path.endsWith('.log'))).toEqual([])
     await log.close()
+  })
+
+  test.each(['at once', 'later'])('of a disk that gives its bytes in small pieces (%s)', async when => {
+    const inner = memoryDisk()
+    const disk: Disk = {
+      kind: inner.kind,
+      open(path, mode) {
+        const file = inner.open(path, mode)
+        const read = (position: number, bytesMax: number) => file.readNow(position, Math.min(bytesMax, 40))
+        return {
+          path,
+          size: () => file.size(),
+          write: (bytes, position) => file.write(bytes, position),
+          read: (position, bytesMax) =>
+            when === 'later' ? Promise.resolve(read(position, bytesMax)) : read(position, bytesMax),
+          readNow: read,
+          sync: () => file.sync(),
+          truncate: size => file.truncate(size),
+          close: () => file.close(),
+        }
+      },
+      list: path => inner.list(path),
+      makeDirectory: path => inner.makeDirectory(path),
+      rename: (from, to) => inner.rename(from, to),
+      remove: path => inner.remove(path),
+      syncDirectory: path => inner.syncDirectory(path),
+      lock: path => inner.lock(path),
+    }
+    const scratch = { disk, directory: '/t-0' }
+    const log = await openLog(scratch, { segmentBytesMax: 1_000, indexIntervalBytes: 100 })
+    appendEach(log, values(40))
+    await log.flush()
+    for (let offset = 39; offset >= 0; offset--) {
+      expect(recordsIn(await log.read(offset, 10_000))[0]).toEqual([offset, `value ${offset}`])
+    }
+    expect(await readAll(log)).toHaveLength(40)
+    const reopened = await openLog(scratch)
+    expect(await readAll(reopened)).toHaveLength(40)
+    expect(reopened.reports).toEqual([])
   })
 
   test('of bytes from the disk are checked, bytes from memory are not', async () => {

@@ -327,7 +327,7 @@ describe('damaged bytes', () => {
     const scratch = inMemory()
     await filled(scratch)
     const good = fileOf(scratch, logName(base))
-    for (let at = 0; at < good.length; at++) {
+    for (let at = 0; at < good.length; at += at < BATCH ? 1 : 7) {
       const copy = coldCopy(scratch, (bytes, name) => (name === logName(base) ? flipped(bytes, at) : bytes))
       const log = await openLog(copy)
       expect(log.reports).toEqual([])

@@ -22,7 +22,9 @@ export class TestServer implements AsyncDisposable {
   }
 
   static async start(flags: Record<string, unknown> = {}, log: Logger = silent): Promise<TestServer> {
-    const options = await resolveOptions({ flags: { data: 'memory:', httpPort: '0', ...flags } })
+    const options = await resolveOptions({
+      flags: { data: 'memory:', httpPort: '0', kafkaPort: '0', ...flags },
+    })
     return new TestServer(await startServer(options, log))
   }
 

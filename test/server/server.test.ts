@@ -69,7 +69,7 @@ describe('start', () => {
 
   test.each([
     [{ host: '0.0.0.0' }, 'INSECURE'],
-    [{ kafkaPort: '9092' }, 'UNSUPPORTED'],
+    [{ kafkaAdvertised: 'a:b:c' }, 'INVALID_CONFIG'],
     [{ amqpPort: '0' }, 'UNSUPPORTED'],
     [{ data: 'redis://there' }, 'INVALID_URL'],
   ])('%j is refused with %s', async (flags, code) => {
@@ -83,8 +83,8 @@ describe('start', () => {
     expect(server.running.addresses.http!.host).toBe('0.0.0.0')
   })
 
-  test('with http off nothing listens', async () => {
-    const options = await resolveOptions({ flags: { data: 'memory:', httpPort: 'off' } })
+  test('with all listeners off nothing listens', async () => {
+    const options = await resolveOptions({ flags: { data: 'memory:', httpPort: 'off', kafkaPort: 'off' } })
     const server = await startServer(options, silent)
     expect(server.addresses).toEqual({})
     await server.stop()

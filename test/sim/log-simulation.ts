@@ -641,7 +641,9 @@ class Simulation {
     for (const batch of this.#damaged)
       if (batch.end > end || !kept.includes(batch)) this.#damaged.delete(batch)
     this.#durable = end
-    this.#tried.clear()
+    // After a power cut there is nothing left that another one could bring back, unless a sync that failed has left it undecided
+    // whether a file was set aside.
+    if (!this.#cacheSurvived && !this.#syncFailures) this.#tried.clear()
   }
 
   /** The batch at an offset, looked up in the files, behind those that are known. */

@@ -13,6 +13,7 @@ import type { Server, ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyRequest } from 'fastify'
 import { type ErrorCode, errorTable, isSluiceError, SluiceError } from '../../errors.ts'
+import { listenRefusal } from '../listen-refusal.ts'
 import type { Logger } from '../logger.ts'
 
 /** How long a refused connection may take to read why. */
@@ -106,15 +107,7 @@ export class HttpServer {
       // Fastify would open a second server for the other address of `localhost`, outside our limits.
       await this.app.listen({ host: host === 'localhost' ? '127.0.0.1' : host, port })
     } catch (error) {
-      const { code } = error as NodeJS.ErrnoException
-      if (code === undefined || !/^(EADDR|EACCES|ENOTFOUND|EAI_)/.test(code)) throw error
-      const reason = listenFailures[code] ?? code
-      throw new SluiceError(
-        'ADDRESS_IN_USE',
-        `cannot listen on ${host}:${port}: ${reason}`,
-        { host, port },
-        error,
-      )
+      throw listenRefusal(error, host, port)
     }
     return this.app.server.address() as AddressInfo
   }
@@ -180,13 +173,6 @@ export function disconnection(response: ServerResponse): AbortSignal {
     if (!response.writableFinished) gone.abort()
   })
   return gone.signal
-}
-
-const listenFailures: Record<string, string> = {
-  EADDRINUSE: 'something else listens there already',
-  EADDRNOTAVAIL: 'this machine has no such address',
-  EACCES: 'permission denied (ports below 1024 belong to root)',
-  ENOTFOUND: 'the name is not known',
 }
 
 export function errorBody(error: SluiceError): {

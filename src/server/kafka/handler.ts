@@ -7,6 +7,7 @@
 import type { Broker } from '../../broker/broker.ts'
 import { type ErrorCode, errorTable, isSluiceError } from '../../errors.ts'
 import type { Api, Decoded, Encodable, Fields } from '../../wire/kafka/schema.ts'
+import type { Logger } from '../logger.ts'
 
 /** The one broker that clients see: this server. */
 export interface Node {
@@ -23,6 +24,8 @@ export interface ConnectionContext {
   readonly clientHost: string
   /** Aborted when the connection is gone or the server drains: ends long polls. */
   readonly signal: AbortSignal
+  /** For what an operator has to know and the client cannot be told in full. Missing: nobody listens. */
+  readonly log?: Logger
 }
 
 export interface RequestContext {

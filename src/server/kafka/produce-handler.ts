@@ -111,7 +111,10 @@ function append(
     return
   }
   const refusal = refusalOfBatch(records, version)
-  if (refusal !== null) return refuse(result, refusal.code, refusal.message)
+  if (refusal !== null) {
+    refuse(result, refusal.code, refusal.message)
+    return
+  }
   try {
     const { appended, done } = partition.append(records!, acks, false)
     result.baseOffset = appended.baseOffset

@@ -9,29 +9,10 @@ export const UNKNOWN_TOPIC_OR_PARTITION = 3
 export const UNKNOWN_TOPIC_ID = 100
 const UNKNOWN_LEADER_EPOCH = 75
 
-/** Names by id, of each broker: those that there were when an id was looked for that was not among them. */
-const namesOf = new WeakMap<Broker, Map<string, string>>()
-
-/** Undefined if there is no topic with this id. */
-export function topicById(broker: Broker, id: string): Topic | undefined {
-  const known = namesOf.get(broker)?.get(id)
-  const topic = known === undefined ? undefined : broker.findTopic(known)
-  if (topic?.id === id) return topic
-  if (id === ZERO_UUID) return undefined
-  const names = new Map<string, string>()
-  let found: Topic | undefined
-  for (const each of broker.topics) {
-    names.set(each.id, each.name)
-    if (each.id === id) found = each
-  }
-  namesOf.set(broker, names)
-  return found
-}
-
 /** By id if there is one in the request, else by name. The result is a number if there is none: the error to answer with. */
 export function findTopic(broker: Broker, name: string, id: string): Topic | number {
   if (id === ZERO_UUID && name !== '') return broker.findTopic(name) ?? UNKNOWN_TOPIC_OR_PARTITION
-  return topicById(broker, id) ?? (id === ZERO_UUID ? UNKNOWN_TOPIC_OR_PARTITION : UNKNOWN_TOPIC_ID)
+  return broker.findTopicById(id) ?? (id === ZERO_UUID ? UNKNOWN_TOPIC_OR_PARTITION : UNKNOWN_TOPIC_ID)
 }
 
 /** The same for a partition. */

@@ -1,0 +1,28 @@
+/**
+ * The table of handlers: what this server answers, and so what ApiVersions says it does. A table belongs to one listener: the
+ * fetch sessions in it are those of its clients.
+ */
+
+import { apiVersionsHandler } from './api-versions-handler.ts'
+import { offsetForLeaderEpochHandler } from './epoch-handler.ts'
+import { fetchHandler } from './fetch-handler.ts'
+import type { Handler } from './handler.ts'
+import { listOffsetsHandler } from './list-offsets-handler.ts'
+import { metadataHandler } from './metadata-handler.ts'
+import { produceHandler } from './produce-handler.ts'
+import { initProducerIdHandler } from './producer-handler.ts'
+
+/** By API key. */
+export function createHandlers(): ReadonlyMap<number, Handler> {
+  const handlers = [
+    produceHandler,
+    fetchHandler(),
+    listOffsetsHandler,
+    metadataHandler,
+    initProducerIdHandler,
+    offsetForLeaderEpochHandler,
+    // The connection hands each of them only what its own schema has decoded.
+  ] as unknown as readonly Handler[]
+  const all = [...handlers, apiVersionsHandler(handlers)]
+  return new Map(all.map(each => [each.api.key, each]))
+}
