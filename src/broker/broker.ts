@@ -155,6 +155,7 @@ export class Broker {
       brokerConfig: config,
       defaultPartitions: this.#options.defaultPartitions ?? 1,
       openPartition: (topic, partition, topicConfig) => this.#openPartition(topic, partition, topicConfig),
+      onReport: report => this.#report(report),
     })
     this.#offsets = await OffsetStore.open(
       await this.#openPartition('__consumer_offsets', 0, internalConfig(config)),
@@ -184,6 +185,7 @@ export class Broker {
   // topics
 
   get topics(): IterableIterator<Topic> {
+    this.#assertOpen()
     return this.#catalog.topics
   }
 
@@ -397,10 +399,12 @@ export class Broker {
   }
 
   committed(group: string, topic: string, partition: number): StoredOffset | undefined {
+    this.#assertOpen()
     return this.#offsets.get(group, topic, partition)
   }
 
   allCommitted(group: string): StoredOffset[] {
+    this.#assertOpen()
     return this.#offsets.all(group)
   }
 
@@ -411,11 +415,13 @@ export class Broker {
   }
 
   listGroups(): GroupListing[] {
+    this.#assertOpen()
     return this.groups.list()
   }
 
   /** Throws UNKNOWN_GROUP. */
   describeGroup(group: string): DescribedGroup {
+    this.#assertOpen()
     const described = this.groups.describe(group)
     if (described === null) throw new SluiceError('UNKNOWN_GROUP', `there is no group "${group}"`, { group })
     return described
@@ -521,11 +527,13 @@ export class Broker {
       partition,
       config,
       onSync: ms => this.#syncs.record(Math.max(1, Math.round(ms * 1000))),
-      onReport: report => {
-        this.reports.push(report)
-        this.#options.onReport?.(report)
-      },
+      onReport: report => this.#report(report),
     })
+  }
+
+  #report(report: RecoveryReport): void {
+    this.reports.push(report)
+    this.#options.onReport?.(report)
   }
 
   #topicsChanged(): void {

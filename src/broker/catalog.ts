@@ -11,6 +11,7 @@
 import { randomBytes } from 'node:crypto'
 import { SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
+import type { RecoveryReport } from '../log/recovery.ts'
 import {
   type ConfigValues,
   checkConfig,
@@ -51,6 +52,8 @@ export interface CatalogOptions {
   readonly defaultPartitions: number
   /** Opens the log of a partition of any topic, internal ones included. */
   readonly openPartition: (topic: string, partition: number, config: TopicConfig) => Promise<Partition>
+  /** Told of what should be there and is not. */
+  readonly onReport: (report: RecoveryReport) => void
 }
 
 /** What is stored of a topic. */
@@ -80,6 +83,8 @@ export class Catalog {
 
   static async open(options: CatalogOptions): Promise<Catalog> {
     const catalog = new Catalog(options)
+    const present = new Set(options.directory.partitionNames())
+    checkPresent(options.directory, present)
     catalog.#log = await StateLog.open({
       partition: await options.openPartition('__catalog', 0, internalConfig(options.brokerConfig)),
       clock: options.clock,
@@ -88,7 +93,10 @@ export class Catalog {
     })
     for (const [name, entry] of [...catalog.#entries]) {
       if (entry.deleting === true) await catalog.#removeFolders(name, entry)
-      else await catalog.#openTopic(name, entry)
+      else {
+        catalog.#reportMissing(name, entry, present)
+        await catalog.#openTopic(name, entry)
+      }
     }
     return catalog
   }
@@ -129,7 +137,8 @@ export class Catalog {
     }
     checkPartitions(name, partitions, 1)
     checkConfig(config)
-    if (this.#entries.has(name))
+    // One without a topic could not be opened, nor taken back: see `create`.
+    if (this.#topics.has(name) || this.#entries.get(name)?.deleting)
       throw new SluiceError('TOPIC_EXISTS', `topic "${name}" exists already`, { topic: name })
     return partitions
   }
@@ -140,8 +149,14 @@ export class Catalog {
       const partitions = this.checkCreate(spec)
       const entry: TopicEntry = { id: randomBytes(16).toString('base64url'), partitions, config }
       await this.#store(name, entry)
-      this.#clearTheWay(name, entry, 0)
-      return this.#openTopic(name, entry)
+      try {
+        this.#clearTheWay(name, entry, 0)
+        return await this.#openTopic(name, entry)
+      } catch (error) {
+        // No room for the folders, say. Nobody has been told of the topic, so it is taken back.
+        await this.#removeFolders(name, entry).catch(() => {})
+        throw error
+      }
     })
   }
 
@@ -254,10 +269,15 @@ export class Catalog {
   async #openTopic(name: string, entry: TopicEntry, opened: readonly Partition[] = []): Promise<Topic> {
     const config = resolveConfig(entry.config, this.#options.brokerConfig)
     const partitions = [...opened]
-    for (let index = opened.length; index < entry.partitions; index++) {
-      partitions.push(await this.#options.openPartition(name, index, config))
+    try {
+      for (let index = opened.length; index < entry.partitions; index++) {
+        partitions.push(await this.#options.openPartition(name, index, config))
+      }
+      await this.#options.directory.syncTopics()
+    } catch (error) {
+      for (const partition of partitions.slice(opened.length)) await partition.close().catch(() => {})
+      throw error
     }
-    await this.#options.directory.syncTopics()
     const topic = { name, id: entry.id, internal: false, partitions, config: entry.config }
     this.#topics.set(name, topic)
     this.#names.set(topic.id, name)
@@ -271,12 +291,40 @@ export class Catalog {
     }
   }
 
+  #reportMissing(name: string, entry: TopicEntry, present: ReadonlySet<string>): void {
+    for (let index = 0; index < entry.partitions; index++) {
+      if (present.has(`${name}-${index}`)) continue
+      const file = this.#options.directory.partitionDirectory(name, index)
+      const message = `${file} is gone: partition ${index} of topic "${name}" begins anew, empty, at offset 0`
+      this.#options.onReport({
+        case: 'missing-partition',
+        severity: 'warning',
+        file,
+        position: 0,
+        bytes: 0,
+        message,
+      })
+    }
+  }
+
   async #removeFolders(name: string, entry: TopicEntry): Promise<void> {
     for (let index = 0; index < entry.partitions; index++)
       this.#options.directory.removePartition(name, index)
     await this.#options.directory.syncTopics()
     await this.#store(name, null)
   }
+}
+
+/** A new catalog in a directory that has topics would make them invisible, and give their names out again. Throws CORRUPT_LOG. */
+function checkPresent(directory: DataDirectory, present: ReadonlySet<string>): void {
+  const topics = [...present].filter(name => !name.startsWith('__'))
+  if (topics.length === 0 || present.has('__catalog-0')) return
+  const file = directory.partitionDirectory('__catalog', 0)
+  throw new SluiceError(
+    'CORRUPT_LOG',
+    `${file} is gone, which says what the other folders beside it are: restore it, or move them away to begin anew`,
+    { file, folders: topics.slice(0, 10) },
+  )
 }
 
 const TOPIC_PREFIX = 'topic/'

@@ -82,6 +82,8 @@ function encodeWith(
 }
 
 export function encodeHeaders(topic: AnyTopic, headers: HeadersInput): readonly Header[] | null {
+  if (typeof headers !== 'object' || headers === null)
+    throw invalid(topic, `headers are an object or a list of pairs, not ${describe(headers)}`)
   const list: readonly Header[] = Array.isArray(headers)
     ? (headers as readonly Header[])
     : (Object.entries(headers).filter(([, value]) => value !== undefined) as Header[])

@@ -8,7 +8,7 @@ import { UNLIMITED } from '../broker/config.ts'
 import { CONSUMER_PROTOCOL_TYPE, decodeAssignment } from '../broker/consumer-protocol.ts'
 import { SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
-import type { Disk } from '../lib/disk.ts'
+import { type Disk, refusalOf } from '../lib/disk.ts'
 import { cachedDisk } from '../lib/disk-cache.ts'
 import { memoryDisk } from '../lib/disk-memory.ts'
 import { nodeDisk } from '../lib/disk-node.ts'
@@ -65,7 +65,7 @@ export async function openLocalEngine(options: LocalEngineOptions): Promise<Loca
   const inMemory = options.url === 'memory:'
   const diskOfUrl = (): Disk =>
     inMemory ? memoryDisk() : cachedDisk(nodeDisk(), { bytesMax: options.cacheBytesMax })
-  const broker = await Broker.open({
+  const opening = Broker.open({
     disk: options.disk ?? diskOfUrl(),
     path: inMemory ? 'memory' : options.url,
     clock: options.clock,
@@ -73,7 +73,7 @@ export async function openLocalEngine(options: LocalEngineOptions): Promise<Loca
     defaultPartitions: options.defaultPartitions,
     onReport: options.onReport,
   })
-  return new LocalEngine(broker, options.url, options.autoCreateTopics ?? true)
+  return new LocalEngine(await refusing(opening), options.url, options.autoCreateTopics ?? true)
 }
 
 function flushConfig(flush: Flush): Record<string, string> {
@@ -82,6 +82,15 @@ function flushConfig(flush: Flush): Record<string, string> {
   return {
     'flush.messages': everyMessages === undefined ? UNLIMITED : String(everyMessages),
     'flush.ms': everyMs === undefined ? UNLIMITED : String(everyMs),
+  }
+}
+
+/** What the disk says reaches a user as a refusal. */
+async function refusing<Result>(action: Promise<Result>): Promise<Result> {
+  try {
+    return await action
+  } catch (error) {
+    throw refusalOf(error)
   }
 }
 
@@ -108,11 +117,11 @@ export class LocalEngine implements Engine {
   }
 
   async createTopic(spec: TopicSpec): Promise<TopicDescription> {
-    return this.#describe(await this.broker.createTopic(spec))
+    return await refusing(this.broker.createTopic(spec).then(topic => this.#describe(topic)))
   }
 
   async deleteTopic(name: string): Promise<void> {
-    await this.broker.deleteTopic(name)
+    await refusing(this.broker.deleteTopic(name))
   }
 
   async listTopics(): Promise<string[]> {
@@ -120,7 +129,7 @@ export class LocalEngine implements Engine {
   }
 
   async describeTopic(name: string): Promise<TopicDescription> {
-    return this.#describe(this.broker.topic(name))
+    return await refusing((async () => this.#describe(this.broker.topic(name)))())
   }
 
   async alterTopic(name: string, config: Readonly<Record<string, string | null>>): Promise<void> {
@@ -128,11 +137,11 @@ export class LocalEngine implements Engine {
   }
 
   async addPartitions(name: string, partitions: number): Promise<void> {
-    await this.broker.addPartitions(name, partitions)
+    await refusing(this.broker.addPartitions(name, partitions))
   }
 
   async deleteRecords(topic: string, partition: number, offset: number): Promise<number> {
-    return this.broker.partition(topic, partition).deleteUntil(offset)
+    return await refusing(this.broker.partition(topic, partition).deleteUntil(offset))
   }
 
   async partitionsOf(topic: string): Promise<number> {
@@ -140,7 +149,7 @@ export class LocalEngine implements Engine {
     const found = this.broker.findTopic(topic)
     if (found !== undefined) return this.broker.topic(topic).partitions.length
     try {
-      return (await this.broker.createTopic({ name: topic })).partitions.length
+      return (await refusing(this.broker.createTopic({ name: topic }))).partitions.length
     } catch (error) {
       // Two callers at once: the second finds what the first made.
       if (error instanceof SluiceError && error.code === 'TOPIC_EXISTS')

@@ -18,6 +18,8 @@
  * event loop. Syncs are asynchronous.
  */
 
+import { SluiceError } from '../errors.ts'
+
 export interface DiskFile {
   readonly path: string
   /** Bytes in the file. */
@@ -71,4 +73,12 @@ export class DiskError extends Error {
   get isFull(): boolean {
     return this.code === 'ENOSPC' || this.code === 'EDQUOT'
   }
+}
+
+/** What a user is told where a disk error ends an operation as a whole: `DISK_FULL` or `STORAGE_FAILED`. Any other error as it is. */
+export function refusalOf(error: unknown): unknown {
+  if (!(error instanceof DiskError)) return error
+  const { path, message, isFull } = error
+  if (isFull) return new SluiceError('DISK_FULL', `no room on the disk for ${path}`, { file: path }, error)
+  return new SluiceError('STORAGE_FAILED', message, { file: path }, error)
 }

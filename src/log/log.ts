@@ -19,6 +19,7 @@ import {
   baseSequence,
   batchBytes,
   checkBatch,
+  checkHeader,
   compressionOf,
   isControl,
   lastOffset,
@@ -409,11 +410,11 @@ export class Log {
   // appending
 
   #check(batch: Buffer, trusted: boolean): void {
+    const wrong =
+      (trusted ? checkHeader(batch, 0, batch.length) : checkBatch(batch, 0, batch.length)) ??
+      (batchBytes(batch, 0) !== batch.length ? 'not exactly one batch' : null)
+    if (wrong !== null) throw new SluiceError('CORRUPT_MESSAGE', `the record batch is damaged: ${wrong}`)
     if (!trusted) {
-      const wrong =
-        checkBatch(batch, 0, batch.length) ??
-        (batchBytes(batch, 0) < batch.length ? 'more than one batch' : null)
-      if (wrong !== null) throw new SluiceError('CORRUPT_MESSAGE', `the record batch is damaged: ${wrong}`)
       const count = recordCount(batch, 0)
       if (count < 1 || count !== lastOffsetDelta(batch, 0) + 1) {
         throw new SluiceError(

@@ -98,6 +98,18 @@ describe('strings', () => {
     fc.assert(property, { numRuns: 500 })
   })
 
+  it('come back when they are long', () => {
+    for (const text of ['x'.repeat(32_767), '\u4e2d'.repeat(10_000)]) {
+      const content = written(writer => {
+        writer.string16(text)
+        writer.stringVarint(text + text + text, 0)
+      })
+      const reader = new ByteReader(content)
+      expect(reader.utf8(reader.int16()) === text).toBe(true)
+      expect(reader.utf8(reader.uvarint()) === text + text + text).toBe(true)
+    }
+  })
+
   it('longer than an int16 says are a defect', () => {
     expect(() => new ByteWriter().string16('x'.repeat(32_768))).toThrow('at most 32767 bytes')
   })

@@ -27,7 +27,6 @@ const BROKER = 4
 
 /** Where a value comes from, in Kafka's numbers. What was set for all topics is configuration of the broker. */
 const sources = { topic: 1, broker: 4, default: 5 } as const
-const DYNAMIC_TOPIC_CONFIG = 'topic'
 
 /** A `choice` is a string there. */
 const typeNumbers: Readonly<Record<ConfigType, number>> = { boolean: 1, choice: 2, int: 3, long: 5, list: 7 }

@@ -4,13 +4,18 @@
  */
 
 import { apiVersionsHandler } from './api-versions-handler.ts'
+import { clusterHandlers } from './cluster-handlers.ts'
+import { configHandlers } from './config-handlers.ts'
 import { offsetForLeaderEpochHandler } from './epoch-handler.ts'
 import { fetchHandler } from './fetch-handler.ts'
+import { groupHandlers } from './group-handlers.ts'
 import type { Handler } from './handler.ts'
 import { listOffsetsHandler } from './list-offsets-handler.ts'
 import { metadataHandler } from './metadata-handler.ts'
+import { offsetHandlers } from './offset-handlers.ts'
 import { produceHandler } from './produce-handler.ts'
 import { initProducerIdHandler } from './producer-handler.ts'
+import { topicHandlers } from './topic-handlers.ts'
 
 /** By API key. */
 export function createHandlers(): ReadonlyMap<number, Handler> {
@@ -21,6 +26,11 @@ export function createHandlers(): ReadonlyMap<number, Handler> {
     metadataHandler,
     initProducerIdHandler,
     offsetForLeaderEpochHandler,
+    ...groupHandlers,
+    ...offsetHandlers,
+    ...topicHandlers,
+    ...configHandlers,
+    ...clusterHandlers,
     // The connection hands each of them only what its own schema has decoded.
   ] as unknown as readonly Handler[]
   const all = [...handlers, apiVersionsHandler(handlers)]

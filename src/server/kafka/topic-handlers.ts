@@ -9,7 +9,6 @@
 import type { Broker } from '../../broker/broker.ts'
 import type { Topic, TopicSpec } from '../../broker/catalog.ts'
 import { checkTopicName } from '../../broker/config.ts'
-import { SluiceError } from '../../errors.ts'
 import { createPartitionsApi } from '../../wire/kafka/create-partitions.ts'
 import { createTopicsApi } from '../../wire/kafka/create-topics.ts'
 import { deleteRecordsApi } from '../../wire/kafka/delete-records.ts'
