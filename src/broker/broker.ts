@@ -353,18 +353,23 @@ export class Broker {
 
   /**
    * Commits offsets: of a member, or (null) of a tool for a group without members. Throws what `Groups.checkCommit`
-   * refuses, UNKNOWN_TOPIC, OFFSET_METADATA_TOO_LARGE.
+   * refuses, UNKNOWN_TOPIC, INVALID_ARGUMENT (a negative offset), OFFSET_METADATA_TOO_LARGE.
    */
   commit(group: string, identity: MemberIdentity | null, commits: readonly OffsetCommit[]): Promise<void> {
     this.#assertOpen()
-    for (const { topic, partition } of commits) this.partition(topic, partition)
+    for (const { topic, partition, offset } of commits) {
+      this.partition(topic, partition)
+      if (offset >= 0) continue
+      const message = `${offset} is not an offset that ${topic}/${partition} can have`
+      throw new SluiceError('INVALID_ARGUMENT', message, { topic, partition, offset })
+    }
     this.#checkCommit(group, identity)
     return this.#offsets.commit(group, commits)
   }
 
   /**
    * As `commit`, but what is wrong with one offset does not keep the others from being stored: one result for each, in
-   * order. Rejects with what is refused to the group as a whole.
+   * order; and negative offsets are taken, see `checkOffset`. Rejects with what is refused to the group as a whole.
    */
   async commitEach(
     group: string,

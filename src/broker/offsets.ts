@@ -73,7 +73,7 @@ export class OffsetStore {
     return this.#groups.keys()
   }
 
-  /** Stores offsets. Throws OFFSET_METADATA_TOO_LARGE and INVALID_ARGUMENT before anything is changed. */
+  /** Stores offsets. Throws what `checkOffset` throws, before anything is changed. */
   commit(group: string, commits: readonly OffsetCommit[]): Promise<void> {
     for (const commit of commits) checkOffset(commit)
     const time = this.#clock.now()
@@ -190,25 +190,22 @@ export class OffsetStore {
   }
 }
 
-/** Throws OFFSET_METADATA_TOO_LARGE and INVALID_ARGUMENT. */
+/**
+ * Throws OFFSET_METADATA_TOO_LARGE and INVALID_ARGUMENT. An offset may be negative, as in Kafka: clients keep marks in it,
+ * as kafkajs does when it resets a group to the earliest or latest record (-2, -1).
+ */
 export function checkOffset({ topic, partition, offset, metadata }: OffsetCommit): void {
-  if (!Number.isSafeInteger(offset) || offset < 0) {
-    throw new SluiceError(
-      'INVALID_ARGUMENT',
-      `${offset} is not an offset that ${topic}/${partition} can have`,
-      {
-        topic,
-        partition,
-        offset,
-      },
-    )
+  const detail = { topic, partition }
+  if (!Number.isSafeInteger(offset)) {
+    const message = `${offset} is not an offset that ${topic}/${partition} can have`
+    throw new SluiceError('INVALID_ARGUMENT', message, { ...detail, offset })
   }
   const bytes = Buffer.byteLength(metadata)
   if (bytes <= METADATA_BYTES_MAX) return
   throw new SluiceError(
     'OFFSET_METADATA_TOO_LARGE',
     `${bytes} bytes of metadata for ${topic}/${partition}; ${METADATA_BYTES_MAX} are allowed`,
-    { topic, partition, bytes },
+    { ...detail, bytes },
   )
 }
 

@@ -165,13 +165,12 @@ export class LocalMember implements Member {
           rebalanceTimeoutMs,
           protocolType: CONSUMER_PROTOCOL_TYPE,
           protocols: assignors.map(name => ({ name, metadata: metadata(name) })),
-          // With an id from the start, one that waits to be taken in can leave.
-          requireKnownMemberId: true,
+          requireKnownMemberId: false,
           supportsSkipAssignment: true,
         },
         this.#broker.clock.monotonic(),
         result => {
-          if (result.error === null || result.error === 'MEMBER_ID_REQUIRED') {
+          if (result.error === null) {
             this.#memberId = result.memberId
             this.#generation = result.generation
           }
@@ -238,13 +237,12 @@ export class LocalMember implements Member {
 
   /** After a refusal: joins again, as a new member if the old membership is gone. Throws if there is no point in it. */
   async #recover(error: ErrorCode): Promise<void> {
-    if (error === 'REBALANCE_IN_PROGRESS' || error === 'MEMBER_ID_REQUIRED') return
+    if (error === 'REBALANCE_IN_PROGRESS') return
     if (error !== 'UNKNOWN_MEMBER' && error !== 'ILLEGAL_GENERATION') {
       const { group } = this.#options
       const message = `group ${JSON.stringify(group)} does not take the member: ${errorTable[error].meaning}`
       throw new SluiceError(error, message, { group, memberId: this.#memberId })
     }
-    this.#heartbeat?.cancel()
     this.#memberId = ''
     this.#generation = -1
     await this.#lose()

@@ -208,7 +208,8 @@ export class LocalEngine implements Engine {
       partitions === undefined
         ? this.broker.allCommitted(group)
         : partitions.flatMap(({ topic, partition }) => this.broker.committed(group, topic, partition) ?? [])
-    return found.map(withMetadata)
+    // Negative ones are marks that Kafka clients leave for each other: where to begin, as if nothing was committed.
+    return found.filter(({ offset }) => offset >= 0).map(withMetadata)
   }
 
   async listGroups(): Promise<GroupSummary[]> {

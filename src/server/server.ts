@@ -10,20 +10,14 @@
  */
 
 import assert from 'node:assert/strict'
-import { PublishError } from '../delivery/published.ts'
 import type { Sluice } from '../delivery/sluice.ts'
 import { LocalEngine } from '../engine/local.ts'
 import { SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
-import { type Acknowledged, addEndpoints, type IncomingMessage } from './http/endpoints.ts'
-import { HttpServer } from './http/http-server.ts'
-import { Metrics } from './http/metrics.ts'
 import { KafkaServer } from './kafka/kafka-server.ts'
 import type { Logger } from './logger.ts'
 import { openSluice } from './opening.ts'
 import { checkExposure, isLoopback, type ServeOptions } from './options.ts'
-import { rawTopic } from './raw-topic.ts'
-import { version } from './version.ts'
 
 export interface Address {
   readonly host: string
@@ -72,13 +66,16 @@ export async function startServer(
   const listeners: Listener[] = []
   const addresses: { http?: Address; kafka?: Address } = {}
   try {
+    let kafka: KafkaServer | undefined
     if (options.kafkaPort !== 'off') {
-      const kafka = mountKafka(options, sluice, log, clock)
+      kafka = mountKafka(options, sluice, log, clock)
       listeners.push(kafka)
       addresses.kafka = addressOf('kafka', await kafka.listen(options.host, options.kafkaPort))
     }
     if (options.httpPort !== 'off') {
-      const http = mountHttp(options, sluice, log, clock)
+      // Loaded when Kafka clients are served already: they need nothing of it.
+      const { mountHttp } = await import('./http/mounting.ts')
+      const http = mountHttp(options, sluice, log, clock, kafka)
       listeners.push(http)
       addresses.http = addressOf('http', await http.listen(options.host, options.httpPort))
     }
@@ -163,54 +160,6 @@ function advertisedAddress(text: string): { advertisedHost?: string; advertisedP
   }
   const advertisedHost = match[1].replace(/^\[|\]$/g, '')
   return { advertisedHost, ...(port === undefined ? {} : { advertisedPort: port }) }
-}
-
-function mountHttp(options: ServeOptions, sluice: Sluice, log: Logger, clock: Clock): HttpServer {
-  const { engine } = sluice
-  const metrics = new Metrics()
-  const http = new HttpServer(options, log, metrics)
-  const publish = publisher(sluice)
-  addEndpoints(http.app, { engine, publish, clock, version, limits: options, draining: http.draining })
-  const stats = engine instanceof LocalEngine ? () => engine.broker.stats() : undefined
-  metrics.serve(http.app, { engine, version, stats, connections: () => http.connections })
-  return http
-}
-
-type Publish = (topic: string, messages: readonly IncomingMessage[]) => Promise<readonly Acknowledged[]>
-
-/** One producer for all requests: those that come at the same time share batches and syncs. */
-function publisher(sluice: Sluice): Publish {
-  const producer = sluice.producer()
-  return async (name, messages) => {
-    const topic = rawTopic(name)
-    const outgoing = messages.map(({ key, value, headers, partition }) => ({
-      key: toBuffer(key),
-      value: toBuffer(value),
-      headers,
-      ...(partition === undefined ? {} : { partition }),
-    }))
-    if (outgoing.length === 1) return [await producer.send(topic, outgoing[0])]
-    try {
-      return [...(await producer.send(topic, outgoing))]
-    } catch (error) {
-      throw error instanceof PublishError ? withResults(error, outgoing.length) : error
-    }
-  }
-}
-
-const toBuffer = (content: Uint8Array | string | null) =>
-  typeof content === 'string' ? Buffer.from(content) : content
-
-/** Says of each message of an array what became of it: some may have been stored. */
-function withResults(error: PublishError, count: number): SluiceError {
-  const failures = new Map([...error.failures()].map(failure => [failure.index, failure.error]))
-  const results = Array.from({ length: count }, (_, index) => {
-    const failure = failures.get(index)
-    if (failure) return { error: { code: failure.code, message: failure.message } }
-    const { topic, partition, offset } = error.at(index)!
-    return { topic, partition, offset }
-  })
-  return new SluiceError(error.code, error.message, { ...error.detail, results }, error)
 }
 
 function addressOf(

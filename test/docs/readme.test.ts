@@ -92,7 +92,11 @@ async function startServer(): Promise<Server> {
   const { scripts } = JSON.parse(readFileSync(join(packagePath, 'package.json'), 'utf8'))
   const [node, ...args] = scripts.start.split(' ')
   expect(node).toBe('node')
-  const child = sluice.start(process.execPath, [...args, '--http-port', '0', '--kafka-port', '0'], packagePath)
+  const child = sluice.start(
+    process.execPath,
+    [...args, '--http-port', '0', '--kafka-port', '0'],
+    packagePath,
+  )
   const listening = Promise.withResolvers<string>()
   const ended = outcomeOf(child, text => {
     const found = /http:\/\/127\.0\.0\.1:\d+(?=\n)/.exec(text)

@@ -242,6 +242,7 @@ describe('membership that is lost', () => {
     expect(holdings.overlaps.splice(0)).toHaveLength(6)
     expect(bob.partitions).toEqual(partitionsOf(6))
     await expect(ann.member.commit([at(0, 2)])).rejects.toMatchObject({ code: 'UNKNOWN_MEMBER' })
+    await clock.advance(5_000) // long enough for a heartbeat that is refused
     await bob.member.commit([at(0, 5)])
     expect(await engine.committed('g')).toMatchObject([{ partition: 0, offset: 5 }])
 

@@ -18,6 +18,7 @@ import {
   logName,
   onNode,
   openLog,
+  putFile,
   readAll,
   recordsIn,
   START,
@@ -212,6 +213,22 @@ describe.each(scratches)('a log (%s)', (_, scratchOf) => {
     await log.deleteUntil(10)
     expect(await log.offsetForTime(START - 50)).toBe(10)
     await log.close()
+  })
+
+  test('offsetForTime is not led astray by a time index that is wrong', async () => {
+    const scratch = scratchOf()
+    const log = await openLog(scratch, { indexIntervalBytes: 0 })
+    for (let index = 0; index < 40; index++) log.append(batchOf([`v${index}`], { timestamp: START + index }))
+    log.roll()
+    await log.close()
+    const name = '00000000000000000000.timeindex'
+    const index = fileOf(scratch, name)
+    for (let at = 0; at + 12 < index.length; at += 12)
+      index.writeInt32BE(index.readInt32BE(at + 8) + 3, at + 8)
+    putFile(scratch, name, index)
+    const reopened = await openLog(scratch)
+    for (let time = 0; time < 40; time++) expect(await reopened.offsetForTime(START + time)).toBe(time)
+    await reopened.close()
   })
 
   test('offsetForTime looks into compressed batches', async () => {
@@ -526,24 +543,38 @@ describe('no room', () => {
   test('what was cut off does not come back behind a closed segment', async () => {
     for (let seed = 0; seed < 20; seed++) {
       const disk = new FaultyDisk({ seed, clock: new HandClock() })
-      const scratch = { disk, directory: '/t-0' }
       await disk.syncDirectory('/')
       disk.makeDirectory('/t-0')
       await disk.syncDirectory('/')
-      const log = await openLog(scratch)
+      const log = await openLog({ disk: withSlowSync(disk, logName(0)), directory: '/t-0' })
       appendEach(log, values(3))
       await log.flush()
       disk.failNext('write')
       expect(codeOf(() => log.append(batchOf(['x'.repeat(2_000)])))).toBe('DISK_FULL')
       log.roll()
+      // From here on nobody looks at the first segment any more.
       await log.checkpoint()
-      appendEach(log, values(3, 3))
-      await log.flush()
       const after = { disk: disk.crash(), directory: '/t-0' }
       expect(fileOf(after, logName(0)).length).toBe(batchOf(['value 0']).length * 3)
-      expect(await readAll(await openLog(after))).toHaveLength(6)
+      expect(await readAll(await openLog(after))).toHaveLength(3)
     }
   })
+
+  /** A disk that takes its time before it begins to sync one of its files. */
+  const withSlowSync = (disk: Disk, name: string): Disk => {
+    const { disk: watched } = watchedDisk(disk)
+    return {
+      ...watched,
+      open(path, mode) {
+        const file = watched.open(path, mode)
+        if (!path.endsWith(name)) return file
+        return {
+          ...file,
+          sync: () => new Promise(resolve => setTimeout(resolve, 15)).then(() => file.sync()),
+        }
+      },
+    }
+  }
 
   test('a retried idempotent batch is taken', async () => {
     const { disk, log } = await full()
@@ -604,6 +635,41 @@ describe('a disk that fails', () => {
     }
   })
 
+  test('a sync that fails while a log is opened is not forgotten either', async () => {
+    const { disk, log } = await failing()
+    appendEach(log, values(2, 3))
+    const killed = disk.kill()
+    killed.failNext('sync', path => path.endsWith('.log'))
+    await expect(openLog({ disk: killed, directory: '/t-0' })).rejects.toMatchObject({
+      code: 'STORAGE_FAILED',
+    })
+    const reopened = await openLog({ disk: killed, directory: '/t-0' })
+    expect(reopened.reports.map(report => report.case)).toEqual(['sync-failed'])
+    expect(await readAll(await openLog({ disk: killed.crash(), directory: '/t-0' }))).toHaveLength(5)
+  })
+
+  test('a disk that gives other bytes each time is refused, not asked for ever', async () => {
+    const scratch = inMemory()
+    const log = await openLog(scratch)
+    appendEach(log, values(3))
+    await log.close()
+    const { disk } = watchedDisk(scratch.disk)
+    const unsteady: Disk = {
+      ...disk,
+      open(path, mode) {
+        const file = disk.open(path, mode)
+        const read = async (position: number, bytesMax: number) => {
+          const bytes = Buffer.from(await file.read(position, bytesMax))
+          bytes[70] ^= 1
+          return bytes
+        }
+        return { ...file, read }
+      },
+    }
+    const cold = await openLog({ disk: unsteady, directory: scratch.directory })
+    expect(await codeLater(Promise.resolve(cold.read(0, 1_000)))).toBe('CORRUPT_LOG')
+  })
+
   test('a failed sync of the folder stops the log too, also in a checkpoint', async () => {
     const { disk, log } = await failing()
     appendEach(log, values(1, 3))
@@ -655,14 +721,14 @@ test('a log that cannot be opened leaves no file open', async () => {
   expect(await readAll(await openLog({ disk: after, directory: '/t-0' }, {}, { files }))).toHaveLength(5)
 })
 
-test('an unreadable checkpoint is not taken for none', async () => {
+test.each(['checkpoint', '.snapshot'])('an unreadable %s is not taken for none', async name => {
   const disk = new FaultyDisk({ seed: 3, clock: new HandClock() })
   const log = await openLog({ disk, directory: '/t-0' })
-  appendEach(log, values(5))
+  log.append(batchOf(values(5), { producerId: 1, producerEpoch: 0, baseSequence: 0 }))
   await log.deleteUntil(3)
   await log.close()
   const after = disk.kill()
-  after.failNext('read', path => path.endsWith('checkpoint'))
+  after.failNext('read', path => path.endsWith(name))
   await expect(openLog({ disk: after, directory: '/t-0' })).rejects.toThrow()
   expect((await openLog({ disk: after, directory: '/t-0' })).startOffset).toBe(3)
 })

@@ -181,6 +181,27 @@ test('a snapshot is replaced as a whole: a crash in the middle forgets nobody', 
   }
 })
 
+test('a deletion forgets nobody, whenever the power goes', async () => {
+  for (let operations = 0; operations < 16; operations++) {
+    for (let seed = 0; seed < 8; seed++) {
+      const disk = new FaultyDisk({ seed, clock: new HandClock(), delayMsMax: 0 })
+      disk.makeDirectory('/t-0')
+      await disk.syncDirectory('/')
+      const log = await openLog({ disk, directory: '/t-0' })
+      await log.checkpoint()
+      send(log, batch(0, { count: 3 }))
+      log.roll()
+      appendEach(log, ['x'])
+      await log.flush()
+      disk.crashAt(disk.operations + operations, 'before')
+      // The batch goes, and what the new checkpoint says of its producer is all that is left.
+      await Promise.race([log.deleteUntil(4), new Promise(resolve => setTimeout(resolve, 3))]).catch(() => {})
+      const after = await openLog({ disk: disk.crash(), directory: '/t-0' })
+      expect(send(after, batch(0, { count: 3 })), `crash at ${operations}, seed ${seed}`).toBe('0 again')
+    }
+  }
+})
+
 describe('the state', () => {
   test('is bounded: who was silent longest is forgotten', () => {
     const state = new ProducerState(3)

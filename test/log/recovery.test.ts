@@ -190,6 +190,22 @@ describe.each(scratches)('after a crash (%s)', (_, scratchOf) => {
     await log.close()
   })
 
+  test('an empty last segment that is gone is made again', async () => {
+    const scratch = scratchOf()
+    await filled(scratch)
+    const log = await openLog(scratch)
+    log.roll()
+    await log.deleteUntil(1) // so that the checkpoint lies in the new one
+    await log.close()
+    scratch.disk.remove(`${scratch.directory}/${logName(15)}`)
+    const reopened = await openLog(scratch)
+    expect(reopened.reports).toEqual([])
+    expect(reopened.append(batchOf(['value 1']))).toMatchObject({ baseOffset: 15 })
+    expect(fileOf(scratch, logName(15)).length).toBe(BATCH)
+    expect(await readAll(reopened)).toHaveLength(15)
+    await reopened.close()
+  })
+
   test('a segment in the middle, or the first, that is gone', async () => {
     for (const base of [0, 5]) {
       const scratch = scratchOf()
@@ -239,6 +255,7 @@ describe.each(scratches)('after a crash (%s)', (_, scratchOf) => {
       bytes => bytes.subarray(0, 11),
       bytes => Buffer.alloc(bytes.length),
       bytes => Buffer.alloc(bytes.length + 5, 0xff),
+      bytes => Buffer.alloc(bytes.length, 0xfe),
       bytes => Buffer.concat([bytes.subarray(8), bytes.subarray(0, 8)]),
       bytes => Buffer.from(bytes.map(byte => byte ^ 0x40)),
     ]

@@ -172,6 +172,46 @@ describe('over a file', () => {
     }
   })
 
+  test('a good batch between two damaged ones is found, if the header before it still leads there', () => {
+    const content = Buffer.concat([at(0), at(1), at(2), at(3), at(4)])
+    const length = at(0).length
+    content[length + 65] ^= 1
+    content[3 * length + 16] = 9
+    expect(locate(fileOf(content), 0, 5, 2)).toEqual({ kind: 'found', position: 2 * length, baseOffset: 2 })
+    expect(locate(fileOf(content), 0, 5, 3)).toMatchObject({
+      kind: 'lost',
+      position: 3 * length,
+      resumeOffset: 4,
+    })
+  })
+
+  test('a last batch whose base offset was changed is not taken for another', () => {
+    const changed = at(8, 2)
+    patchOffset(changed, 0, 9, 0)
+    const content = Buffer.concat([at(7), changed])
+    expect(locate(fileOf(content), 7, 10, 9)).toMatchObject({
+      kind: 'lost',
+      position: at(7).length,
+      resumeOffset: 10,
+    })
+  })
+
+  test('a batch with a leader epoch that was never written is lost, and no others', () => {
+    const content = Buffer.concat([at(0), at(1), at(2)])
+    const length = at(0).length
+    for (const index of [0, 1, 2]) {
+      const damaged = Buffer.from(content)
+      damaged[index * length + 13] ^= 1
+      for (const offset of [0, 1, 2]) {
+        expect(locate(fileOf(damaged), 0, 3, offset)).toMatchObject(
+          offset === index
+            ? { kind: 'lost', resumeOffset: index + 1 }
+            : { kind: 'found', position: offset * length },
+        )
+      }
+    }
+  })
+
   test('locating goes past damage of any number of batches', () => {
     const content = Buffer.concat(Array.from({ length: 20 }, (_, offset) => at(offset)))
     const length = at(0).length

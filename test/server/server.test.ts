@@ -8,6 +8,7 @@ import { afterAll, describe, expect, test } from 'vitest'
 import { createLogger } from '../../src/server/logger.ts'
 import { resolveOptions } from '../../src/server/options.ts'
 import { startServer } from '../../src/server/server.ts'
+import { batchOf, produceOf, RawClient } from './kafka/raw-client.ts'
 import { silent, TestServer } from './running-server.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'sluice-server-'))
@@ -89,6 +90,20 @@ describe('start', () => {
     expect(server.addresses).toEqual({})
     await server.stop()
   })
+})
+
+test('Kafka clients are served beside HTTP, and counted', async () => {
+  await using server = await TestServer.start()
+  const client = await RawClient.connect(server.running.addresses.kafka!.port)
+  const { brokers, topics } = await client.request('Metadata', 9, { topics: [{ name: 't' }] })
+  expect(brokers).toMatchObject([{ host: '127.0.0.1', port: server.running.addresses.kafka!.port }])
+  expect(topics).toMatchObject([{ name: 't', errorCode: 0 }])
+  await client.request('Produce', 9, produceOf('t', batchOf(['from kafka'])))
+  expect((await server.get('/consume?topic=t')).json).toMatchObject({ messages: [{ value: 'from kafka' }] })
+  const metrics = await (await fetch(`${server.url}/metrics`)).text()
+  expect(metrics).toContain('sluice_kafka_connections 1\n')
+  expect(metrics).toContain('sluice_kafka_requests_total{api="Produce"} 1\n')
+  client.close()
 })
 
 describe('stop', () => {

@@ -17,6 +17,20 @@ const LATENCY_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0
 
 const SYNCS = 'sluice_sync_duration_seconds'
 
+/** What the Kafka listener counts. */
+export interface KafkaTraffic {
+  readonly connections: { readonly open: number }
+  readonly counters: {
+    readonly connectionsRefused: number
+    readonly connectionsFailed: number
+    readonly connectionsShed: number
+    readonly bytesIn: number
+    readonly bytesOut: number
+    /** By the name of the API. */
+    readonly requests: ReadonlyMap<string, { readonly requests: number; readonly errors: number }>
+  }
+}
+
 export interface MetricsSources {
   readonly engine: Engine
   readonly version: string
@@ -24,6 +38,8 @@ export interface MetricsSources {
   readonly stats: (() => BrokerStats) | undefined
   /** Connections of the HTTP listener. */
   connections(): { readonly open: number; readonly refused: number }
+  /** The Kafka listener; missing when it is off. */
+  readonly kafka?: KafkaTraffic | undefined
 }
 
 export class Metrics implements RequestObserver {
@@ -43,6 +59,7 @@ export class Metrics implements RequestObserver {
   /** Mounts the endpoint; call once. */
   serve(app: FastifyInstance, sources: MetricsSources): void {
     this.#addProcess(sources)
+    const collectKafka = sources.kafka && this.#addKafka(sources.kafka)
     const collectLogs = this.#addLogs()
     const collectGroups = this.#addGroups()
     const collectBroker = sources.stats && this.#addBroker(sources.stats)
@@ -51,6 +68,7 @@ export class Metrics implements RequestObserver {
       collectLogs(topics)
       await collectGroups(sources.engine, topics)
       collectBroker?.()
+      collectKafka?.()
       return reply.type(this.#registry.contentType).send(await this.#registry.metrics())
     })
   }
@@ -92,6 +110,49 @@ export class Metrics implements RequestObserver {
         this.inc(value())
       },
     })
+  }
+
+  #addKafka(kafka: KafkaTraffic): () => void {
+    const { counters } = kafka
+    const registers = [this.#registry]
+    this.#read(Gauge, 'sluice_kafka_connections', 'Connections of Kafka clients that are open.', () => {
+      return kafka.connections.open
+    })
+    this.#read(Counter, 'sluice_kafka_bytes_in_total', 'Bytes received from Kafka clients.', () => {
+      return counters.bytesIn
+    })
+    this.#read(Counter, 'sluice_kafka_bytes_out_total', 'Bytes sent to Kafka clients.', () => {
+      return counters.bytesOut
+    })
+    const closed = new Counter({
+      name: 'sluice_kafka_connections_closed_total',
+      help: 'Connections of Kafka clients that the server closed: too many, malformed requests, too much memory.',
+      labelNames: ['reason'],
+      registers,
+    })
+    const labelNames = ['api']
+    const requests = new Counter({
+      name: 'sluice_kafka_requests_total',
+      help: 'Requests of Kafka clients.',
+      labelNames,
+      registers,
+    })
+    const errors = new Counter({
+      name: 'sluice_kafka_request_errors_total',
+      help: 'Requests of Kafka clients that failed as a whole.',
+      labelNames,
+      registers,
+    })
+    return () => {
+      for (const metric of [closed, requests, errors]) metric.reset()
+      closed.inc({ reason: 'refused' }, counters.connectionsRefused)
+      closed.inc({ reason: 'malformed' }, counters.connectionsFailed)
+      closed.inc({ reason: 'memory' }, counters.connectionsShed)
+      for (const [api, counter] of counters.requests) {
+        requests.inc({ api }, counter.requests)
+        errors.inc({ api }, counter.errors)
+      }
+    }
   }
 
   #addBroker(stats: () => BrokerStats): () => void {

@@ -53,6 +53,7 @@ export interface SessionRequest {
 export interface FetchPlan {
   /** 0: none. */
   readonly sessionId: number
+  /** Can be walked again and again. */
   readonly targets: Iterable<FetchTarget>
   readonly count: number
   /** Leave out what has not changed. */
@@ -180,7 +181,7 @@ function planOf(session: Session, incremental: boolean): FetchPlan {
   const { id, targets } = session
   return {
     sessionId: id,
-    targets: targets.values(),
+    targets: { [Symbol.iterator]: () => targets.values() },
     count: targets.size,
     incremental,
     served(target) {

@@ -58,10 +58,17 @@ describe('order', () => {
     await using server = await RawServer.start()
     const topic = await server.topic('t')
     const client = await server.client()
-    const poll = client.send('Fetch', 11, fetchOf('t', [{ partition: 0, fetchOffset: 0 }], { maxWaitMs: 60_000 }))
+    const poll = client.send(
+      'Fetch',
+      11,
+      fetchOf('t', [{ partition: 0, fetchOffset: 0 }], { maxWaitMs: 60_000 }),
+    )
     const metadata = client.send('Metadata', 9, { topics: [] })
     await server.started('Fetch', 1)
+    const other = await server.client()
+    await other.request('ApiVersions', 3, versions)
     expect(client.answers).toBe(0)
+    expect(server.kafka.counters.requests.has('Metadata')).toBe(false)
     topic.partitions[0].append(batchOf(['x']), undefined, false)
     expect((await client.answer('Fetch', 11, poll)).responses[0].partitions[0].highWatermark).toBe(1)
     expect((await client.answer('Metadata', 9, metadata)).topics).toEqual([])
@@ -155,7 +162,8 @@ describe('hostile input ends its connection and no other', () => {
     await using server = await RawServer.start()
     const before = process.memoryUsage().arrayBuffers
     const clients = await Promise.all(Array.from({ length: 50 }, () => server.client()))
-    for (const client of clients) client.socket.write(Buffer.concat([int32(100 * 1024 * 1024), Buffer.alloc(100)]))
+    for (const client of clients)
+      client.socket.write(Buffer.concat([int32(100 * 1024 * 1024), Buffer.alloc(100)]))
     await until(() => server.kafka.counters.bytesIn >= 50 * 104)
     expect(process.memoryUsage().arrayBuffers - before).toBeLessThan(100 * 1024 * 1024)
   })
@@ -212,7 +220,11 @@ describe('bounds', () => {
     const idle = await server.client()
     const polling = await server.client()
     await idle.request('ApiVersions', 3, versions)
-    const id = polling.send('Fetch', 11, fetchOf('t', [{ partition: 0, fetchOffset: 0 }], { maxWaitMs: 700_000 }))
+    const id = polling.send(
+      'Fetch',
+      11,
+      fetchOf('t', [{ partition: 0, fetchOffset: 0 }], { maxWaitMs: 700_000 }),
+    )
     await server.started('Fetch', 1)
     await server.clock.advance(9 * 60_000)
     await idle.request('ApiVersions', 3, versions)
@@ -230,7 +242,11 @@ describe('drain', () => {
     await server.topic('t')
     const client = await server.client()
     const idle = await server.client()
-    const id = client.send('Fetch', 11, fetchOf('t', [{ partition: 0, fetchOffset: 0 }], { maxWaitMs: 60_000 }))
+    const id = client.send(
+      'Fetch',
+      11,
+      fetchOf('t', [{ partition: 0, fetchOffset: 0 }], { maxWaitMs: 60_000 }),
+    )
     await server.started('Fetch', 1)
     const drained = server.kafka.drain(10_000)
     expect((await client.answer('Fetch', 11, id)).responses[0].partitions[0].highWatermark).toBe(0)

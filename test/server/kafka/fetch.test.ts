@@ -13,14 +13,19 @@ const append = (partition: Partition, ...values: string[]) =>
 /** Base offsets of the batches. */
 function offsetsOf(records: Buffer | null): number[] {
   const offsets: number[] = []
-  for (let at = 0; at < records!.length; at += batchBytes(records!, at)) offsets.push(baseOffset(records!, at))
+  for (let at = 0; at < records!.length; at += batchBytes(records!, at))
+    offsets.push(baseOffset(records!, at))
   return offsets
 }
 
 /** Per partition of the answer: number, error, base offsets of the batches. */
 const summaryOf = ({ responses }: ResponseOutput<'Fetch'>) =>
   responses.flatMap(({ partitions }) =>
-    partitions.map(({ partitionIndex, errorCode, records }) => [partitionIndex, errorCode, offsetsOf(records)]),
+    partitions.map(({ partitionIndex, errorCode, records }) => [
+      partitionIndex,
+      errorCode,
+      offsetsOf(records),
+    ]),
   )
 
 describe('reads', () => {
@@ -32,7 +37,10 @@ describe('reads', () => {
     const client = await server.client()
     const answer = await client.request('Fetch', version, fetchOf('t', [{ partition: 0, fetchOffset: 0 }]))
     expect(answer.responses).toMatchObject([
-      { topic: 't', partitions: [{ partitionIndex: 0, errorCode: 0, highWatermark: 3, lastStableOffset: 3 }] },
+      {
+        topic: 't',
+        partitions: [{ partitionIndex: 0, errorCode: 0, highWatermark: 3, lastStableOffset: 3 }],
+      },
     ])
     expect(summaryOf(answer)).toEqual([[0, 0, [0, 2]]])
   })
@@ -47,10 +55,10 @@ describe('reads', () => {
       ...fetchOf('', []),
       topics: [
         { topicId: id, partitions: [{ partition: 0, ...at }] },
-        { topicId: 'abcdefghijklmnopqrstuv', partitions: [{ partition: 0, ...at }] },
+        { topicId: 'abcdefghijklmnopqrstug', partitions: [{ partition: 0, ...at }] },
       ],
     })
-    expect(answer.responses.map(({ topicId }) => topicId)).toEqual([id, 'abcdefghijklmnopqrstuv'])
+    expect(answer.responses.map(({ topicId }) => topicId)).toEqual([id, 'abcdefghijklmnopqrstug'])
     expect(summaryOf(answer)).toEqual([
       [0, 0, [0]],
       [0, 100, []],
@@ -69,7 +77,8 @@ describe('reads', () => {
   test('whole batches within the limits, one at least, and of later partitions only what fits', async () => {
     await using server = await RawServer.start()
     const { partitions } = await server.topic('t', 3)
-    for (const partition of partitions) for (let index = 0; index < 4; index++) append(partition, 'x'.repeat(200))
+    for (const partition of partitions)
+      for (let index = 0; index < 4; index++) append(partition, 'x'.repeat(200))
     const bytes = batchOf(['x'.repeat(200)]).length
     const client = await server.client()
     const all = (partitionMaxBytes: number) =>
@@ -241,7 +250,9 @@ describe('sessions', () => {
     // An error is told each time, and what comes after it, too.
     const error = await fetch(client, sessionId, 5, [{ partition: 0, fetchOffset: 9 }])
     expect(summaryOf(error)).toEqual([[0, 1, []]])
-    expect(summaryOf(await fetch(client, sessionId, 6, [{ partition: 0, fetchOffset: 1 }]))).toEqual([[0, 0, []]])
+    expect(summaryOf(await fetch(client, sessionId, 6, [{ partition: 0, fetchOffset: 1 }]))).toEqual([
+      [0, 0, []],
+    ])
   })
 
   test('no partition starves when an answer is full', async () => {
@@ -251,7 +262,9 @@ describe('sessions', () => {
     const { sessionId } = await fetch(client, 0, 0, all(0), { maxBytes: 1 })
     const seen = new Set<unknown>()
     for (let epoch = 1; epoch <= 3; epoch++) {
-      for (const [partition, , offsets] of summaryOf(await fetch(client, sessionId, epoch, [], { maxBytes: 1 }))) {
+      for (const [partition, , offsets] of summaryOf(
+        await fetch(client, sessionId, epoch, [], { maxBytes: 1 }),
+      )) {
         if ((offsets as number[]).length > 0) seen.add(partition)
       }
     }
@@ -286,12 +299,21 @@ describe('sessions', () => {
         toldStartOffset: -1,
       }))
     const begin = (count: number, now: number) => {
-      const request = { sessionEpoch: 0, sessionId: 0, targets: targets(count), forgotten: [], usesTopicIds: false }
+      const request = {
+        sessionEpoch: 0,
+        sessionId: 0,
+        targets: targets(count),
+        forgotten: [],
+        usesTopicIds: false,
+      }
       const plan = sessions.plan(request, now)
       return typeof plan === 'number' ? plan : plan.sessionId
     }
     const go = (sessionId: number, sessionEpoch: number, now: number, count = 0) =>
-      sessions.plan({ sessionEpoch, sessionId, targets: targets(count), forgotten: [], usesTopicIds: false }, now)
+      sessions.plan(
+        { sessionEpoch, sessionId, targets: targets(count), forgotten: [], usesTopicIds: false },
+        now,
+      )
     const first = begin(4, 0)
     const second = begin(4, 0)
     expect(begin(1, 100_000)).toBe(0)

@@ -47,7 +47,7 @@ describe('stores', () => {
       topicId: id,
       partitionResponses: [{ errorCode: 0, baseOffset: 0 }],
     })
-    expect((await send('abcdefghijklmnopqrstuv')).responses[0].partitionResponses[0].errorCode).toBe(100)
+    expect((await send('abcdefghijklmnopqrstug')).responses[0].partitionResponses[0].errorCode).toBe(100)
   })
 
   test.each(Object.entries(compressionTypes) as [Compression, number][])(
@@ -61,8 +61,15 @@ describe('stores', () => {
       const batch = Buffer.concat([plain.subarray(0, 61), body])
       batch.writeInt32BE(batch.length - 12, 8)
       expect(compression).toBeTypeOf('string')
-      expect(await produce(client, withAttributes(batch, number))).toMatchObject({ errorCode: 0, baseOffset: 0 })
-      const { responses } = await client.request('Fetch', 11, fetchOf('t', [{ partition: 0, fetchOffset: 0 }]))
+      expect(await produce(client, withAttributes(batch, number))).toMatchObject({
+        errorCode: 0,
+        baseOffset: 0,
+      })
+      const { responses } = await client.request(
+        'Fetch',
+        11,
+        fetchOf('t', [{ partition: 0, fetchOffset: 0 }]),
+      )
       const cursor = new RecordCursor(responses[0].partitions[0].records!)
       const values: string[] = []
       while (cursor.next()) {
@@ -171,7 +178,9 @@ describe('refuses', () => {
   test('topics of the broker itself, and a topic that is not there: it is not made', async () => {
     await using server = await RawServer.start()
     const client = await server.client()
-    expect(await produce(client, batchOf(['x']), 9, -1, '__consumer_offsets')).toMatchObject({ errorCode: 17 })
+    expect(await produce(client, batchOf(['x']), 9, -1, '__consumer_offsets')).toMatchObject({
+      errorCode: 17,
+    })
     expect(await produce(client, batchOf(['x']), 9, -1, 'none')).toMatchObject({ errorCode: 3 })
     expect([...server.broker.topics]).toEqual([])
   })

@@ -177,7 +177,7 @@ export function encode<Name extends ApiName>(
 /** A batch of records with these values. */
 export function batchOf(values: readonly string[], options: CloseOptions = {}, timestamp = 1000): Buffer {
   const builder = new BatchBuilder()
-  values.forEach((value, index) => builder.append(timestamp + index, null, value, null))
+  for (const [index, value] of values.entries()) builder.append(timestamp + index, null, value, null)
   return Buffer.from(builder.close(options))
 }
 

@@ -7,7 +7,10 @@ describe('Metadata', () => {
   test('makes a topic that is asked for, if both sides want it', async () => {
     await using server = await RawServer.start()
     const client = await server.client()
-    const unwanted = await client.request('Metadata', 4, { topics: [{ name: 't' }], allowAutoTopicCreation: false })
+    const unwanted = await client.request('Metadata', 4, {
+      topics: [{ name: 't' }],
+      allowAutoTopicCreation: false,
+    })
     expect(unwanted.topics).toMatchObject([{ name: 't', errorCode: 3, partitions: [] }])
     for (const version of [4, 1]) {
       const { topics } = await client.request('Metadata', version, { topics: [{ name: `t${version}` }] })
@@ -29,7 +32,9 @@ describe('Metadata', () => {
   test('two clients that ask for the same new topic both get it', async () => {
     await using server = await RawServer.start()
     const clients = await Promise.all(Array.from({ length: 10 }, () => server.client()))
-    const answers = await Promise.all(clients.map(each => each.request('Metadata', 12, { topics: [{ name: 't' }] })))
+    const answers = await Promise.all(
+      clients.map(each => each.request('Metadata', 12, { topics: [{ name: 't' }] })),
+    )
     const ids = new Set(answers.map(({ topics }) => topics[0].topicId))
     expect(answers.every(({ topics }) => topics[0].errorCode === 0)).toBe(true)
     expect(ids.size).toBe(1)
@@ -42,7 +47,7 @@ describe('Metadata', () => {
     const { topics } = await client.request('Metadata', 12, {
       topics: [
         { topicId: id, name: null },
-        { topicId: 'abcdefghijklmnopqrstuv', name: null },
+        { topicId: 'abcdefghijklmnopqrstug', name: null },
         { name: 'no topic' },
         { name: '__internal' },
       ],

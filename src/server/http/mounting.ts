@@ -1,0 +1,72 @@
+/**
+ * Puts the HTTP listener together: endpoints, metrics, and the producer that all requests publish with. Apart from `server.ts`, so that a
+ * server need not load any of it before it serves other protocols.
+ */
+
+import { PublishError } from '../../delivery/published.ts'
+import type { Sluice } from '../../delivery/sluice.ts'
+import { LocalEngine } from '../../engine/local.ts'
+import { SluiceError } from '../../errors.ts'
+import type { Clock } from '../../lib/clock.ts'
+import type { Logger } from '../logger.ts'
+import type { ServeOptions } from '../options.ts'
+import { rawTopic } from '../raw-topic.ts'
+import { version } from '../version.ts'
+import { type Acknowledged, addEndpoints, type IncomingMessage } from './endpoints.ts'
+import { HttpServer } from './http-server.ts'
+import { type KafkaTraffic, Metrics } from './metrics.ts'
+
+/** `kafka`: the Kafka listener of the same server, whose counters are among the metrics. */
+export function mountHttp(
+  options: ServeOptions,
+  sluice: Sluice,
+  log: Logger,
+  clock: Clock,
+  kafka: KafkaTraffic | undefined,
+): HttpServer {
+  const { engine } = sluice
+  const metrics = new Metrics()
+  const http = new HttpServer(options, log, metrics)
+  const publish = publisher(sluice)
+  addEndpoints(http.app, { engine, publish, clock, version, limits: options, draining: http.draining })
+  const stats = engine instanceof LocalEngine ? () => engine.broker.stats() : undefined
+  metrics.serve(http.app, { engine, version, stats, connections: () => http.connections, kafka })
+  return http
+}
+
+type Publish = (topic: string, messages: readonly IncomingMessage[]) => Promise<readonly Acknowledged[]>
+
+/** One producer for all requests: those that come at the same time share batches and syncs. */
+function publisher(sluice: Sluice): Publish {
+  const producer = sluice.producer()
+  return async (name, messages) => {
+    const topic = rawTopic(name)
+    const outgoing = messages.map(({ key, value, headers, partition }) => ({
+      key: toBuffer(key),
+      value: toBuffer(value),
+      headers,
+      ...(partition === undefined ? {} : { partition }),
+    }))
+    if (outgoing.length === 1) return [await producer.send(topic, outgoing[0])]
+    try {
+      return [...(await producer.send(topic, outgoing))]
+    } catch (error) {
+      throw error instanceof PublishError ? withResults(error, outgoing.length) : error
+    }
+  }
+}
+
+const toBuffer = (content: Uint8Array | string | null) =>
+  typeof content === 'string' ? Buffer.from(content) : content
+
+/** Says of each message of an array what became of it: some may have been stored. */
+function withResults(error: PublishError, count: number): SluiceError {
+  const failures = new Map([...error.failures()].map(failure => [failure.index, failure.error]))
+  const results = Array.from({ length: count }, (_, index) => {
+    const failure = failures.get(index)
+    if (failure) return { error: { code: failure.code, message: failure.message } }
+    const { topic, partition, offset } = error.at(index)!
+    return { topic, partition, offset }
+  })
+  return new SluiceError(error.code, error.message, { ...error.detail, results }, error)
+}
