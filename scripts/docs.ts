@@ -1,5 +1,5 @@
 /**
- * Writes the pages of docs/ that follow from tables in the source: ERRORS.md and CONFIGURATION.md. A test checks that
+ * Writes the pages of docs/ that follow from tables in the source: ERRORS.md, CONFIGURATION.md and guides/kafka.md. A test checks that
  * they are in step. Run by `npm run docs`.
  */
 
@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { topicConfigMarkdown } from '../src/broker/config.ts'
 import { errorTable } from '../src/errors.ts'
+import { createHandlers } from '../src/server/kafka/handlers.ts'
 import { optionsMarkdown } from '../src/server/options.ts'
 
 function errorsMarkdown(): string {
@@ -47,9 +48,42 @@ ${topicConfigMarkdown()}
 `
 }
 
+function kafkaMarkdown(): string {
+  const rows = [...createHandlers().values()]
+    .sort((a, b) => a.api.key - b.api.key)
+    .map(({ api }) => `| ${api.name} | ${api.key} | ${api.served.min}–${api.served.max} |`)
+  return `# Kafka clients
+
+\`sluice serve\` listens for Kafka clients on \`127.0.0.1:9092\` (\`--kafka-port\`). They find one broker, which leads every partition:
+
+\`\`\`sh
+kcat -b 127.0.0.1:9092 -t orders -P -K: <<< 'ann:hello'
+kcat -b 127.0.0.1:9092 -t orders -C -e
+\`\`\`
+
+Messages are the same whichever way they came: what a Kafka client produces, the TypeScript API and HTTP read, and the other way round. Consumers in the
+server's process and Kafka clients can be in one group. Topics are made when a client asks for their metadata, unless \`--auto-create-topics false\`. If
+clients reach the server under another address than it listens on, tell them with \`--kafka-advertised HOST:PORT\`.
+
+\`acks=all\` waits for what the topic's flush policy promises, \`acks=1\` for the log.
+
+## Not there yet
+
+Transactions (a transactional id is refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED), compaction, the consumer group protocol of KIP-848, SASL and ACLs, message formats before record
+batches (refused with UNSUPPORTED_FOR_MESSAGE_FORMAT).
+
+## APIs and versions
+
+| API | key | versions |
+| --- | --- | --- |
+${rows.join('\n')}
+`
+}
+
 export const pages = {
   'docs/ERRORS.md': errorsMarkdown,
   'docs/CONFIGURATION.md': configurationMarkdown,
+  'docs/guides/kafka.md': kafkaMarkdown,
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {

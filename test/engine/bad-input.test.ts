@@ -21,6 +21,7 @@ import { Sluice } from '../../src/delivery/sluice.ts'
 import { openLocalEngine } from '../../src/engine/local.ts'
 import { errorTable } from '../../src/errors.ts'
 import { isSluiceError, type OpenOptions, open, PublishError, SluiceError } from '../../src/index.ts'
+import { type Disk, DiskError } from '../../src/lib/disk.ts'
 import { memoryDisk } from '../../src/lib/disk-memory.ts'
 import { finished, output, run, start } from '../cli/running-cli.ts'
 import { fillDisk } from './full-disk.ts'
@@ -362,7 +363,7 @@ describe('a second process on the same directory', () => {
     for (const args of [
       ['topic', 'list'],
       ['produce', 't'],
-      ['serve', '--http-port', '0'],
+      ['serve', '--http-port', '0', '--kafka-port', '0'],
     ]) {
       const flag = args[0] === 'serve' ? '--data' : '--url'
       const child = start([...args, flag, path])
@@ -389,7 +390,7 @@ describe('a second process on the same directory', () => {
 
   test('gets the directory at once when the holder is killed', async () => {
     const path = newPath()
-    const holder = start(['serve', '--data', path, '--http-port', '0'])
+    const holder = start(['serve', '--data', path, '--http-port', '0', '--kafka-port', '0'])
     const [, url] = await output(holder, /(http:\/\/127\.0\.0\.1:\d+)\n/)
     const headers = { 'content-type': 'application/json' }
     await fetch(`${url}/publish?topic=t`, { method: 'POST', headers, body: '{ "value": "kept" }' })
@@ -669,6 +670,53 @@ describe('a disk that is full', () => {
       disk.remove('ballast')
     }
     expect(await fillDisk(opened, makeRoom)).toEqual(filled)
+  })
+
+  /** No room for `new-1`, as long as `full` says so. */
+  function lackingRoom(full: { creating: boolean; removing: boolean }): Disk {
+    const inner = memoryDisk()
+    const check = (isFull: boolean, path: string): void => {
+      if (isFull && path.includes('new-1')) throw new DiskError('ENOSPC', path, 'no room')
+    }
+    return {
+      kind: inner.kind,
+      open: (path, mode) => {
+        check(full.creating, path)
+        return inner.open(path, mode)
+      },
+      list: path => inner.list(path),
+      makeDirectory: path => inner.makeDirectory(path),
+      rename: (from, to) => inner.rename(from, to),
+      remove: path => {
+        check(full.removing, path)
+        inner.remove(path)
+      },
+      syncDirectory: path => inner.syncDirectory(path),
+      lock: path => inner.lock(path),
+    }
+  }
+
+  test.each([
+    ['is taken back', false],
+    ['that cannot even be taken back is refused', true],
+  ])('a topic of which only a part finds room %s, and can be made later', async (_, removing) => {
+    const full = { creating: true, removing }
+    const disk = lackingRoom(full)
+    const opened = async () => new Sluice(await openLocalEngine({ url: 'memory:', disk }))
+    let mq = await opened()
+    expect(await refusal(mq.createTopic('new', { partitions: 3 }))).toMatchObject({ code: 'DISK_FULL' })
+    expect(await mq.topics()).toEqual([])
+    full.creating = full.removing = false
+    if (!removing) {
+      await mq.close()
+      mq = await opened()
+      expect(await mq.topics()).toEqual([])
+    }
+    await mq.createTopic('new', { partitions: 3 })
+    for (const partition of [0, 1, 2]) {
+      expect(await mq.publish('new', { partition, value: 'x' })).toMatchObject({ offset: 0 })
+    }
+    await mq.close()
   })
 
   if (canMount()) {

@@ -95,7 +95,7 @@ async function compare(mq: Sluice, accepted: readonly string[]): Promise<string>
   return endOffset === accepted.length ? 'all that was accepted' : `${endOffset} messages`
 }
 
-if (import.meta.main) {
+if (process.argv[1] === import.meta.filename) {
   const path = process.argv[2]
   const ballast = join(path, 'ballast')
   writeFileSync(ballast, Buffer.alloc(1024 * 1024))
