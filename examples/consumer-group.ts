@@ -9,7 +9,7 @@ import { type Consumer, open } from 'sluice'
 
 const JOBS = 3_000
 
-await using mq = await open('memory:')
+const mq = await open('memory:')
 await mq.createTopic('jobs', { partitions: 6 })
 
 /** How often each job was handled. */
@@ -42,6 +42,7 @@ await Promise.all(workers.map(worker => worker.stop()))
 const twice = [...handled.values()].filter(times => times > 1).length
 console.log(`${handled.size} jobs handled, ${twice} of them more than once`)
 console.log(`left to do: ${(await mq.describeGroup('workers')).lag}`)
+await mq.close()
 
 function log(name: string, what: string, partitions: readonly { readonly partition: number }[]): void {
   if (partitions.length > 0) console.log(name, what, partitions.map(({ partition }) => partition).join(' '))

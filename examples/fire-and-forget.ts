@@ -10,7 +10,7 @@ import { open } from 'sluice'
 const count = Number(process.argv[2] ?? 1_000_000)
 const value = Buffer.alloc(100, 'x')
 
-await using mq = await open('memory:')
+const mq = await open('memory:')
 await mq.createTopic('ticks', { partitions: 4 })
 
 let failed = 0
@@ -34,3 +34,4 @@ const stored = (await mq.describeTopic('ticks')).partitions.reduce((sum, { endOf
 console.log(
   `posted ${count}, stored ${stored}, failed ${failed}; the buffer was full ${waits > 0 ? 'at times' : 'never'}`,
 )
+await mq.close()

@@ -19,7 +19,7 @@ const Payments = topic('payments', {
 const Logins = topic('logins', { value: v.object({ user: v.string(), ok: v.boolean() }) })
 const Notes = topic('notes', { value: json<{ text: string }>() }) // typed by word of honour: nothing is checked
 
-await using mq = await open('memory:')
+const mq = await open('memory:')
 await mq.publish(Payments, {
   key: 'ann',
   value: { account: 'ann', cents: 1250, at: new Date('2025-03-01T12:00Z') },
@@ -45,3 +45,4 @@ for await (const { value } of mq.consumer({ topics: [Logins] })) {
   console.log(`${value.user} ${value.ok ? 'is in' : 'was turned away'}`)
   break
 }
+await mq.close()

@@ -26,7 +26,7 @@ const done = new AbortController()
 process.once('SIGINT', () => done.abort())
 
 await mkdir(output, { recursive: true })
-await using mq = await open({ url: data, autoCreateTopics: false })
+const mq = await open({ url: data, autoCreateTopics: false })
 
 /** Where the partitions end now; those that the group has read so far are taken out. */
 const unread = new Map<number, number>()
@@ -37,6 +37,7 @@ for (const { partition, offset } of await mq.engine.committed(group)) hasRead(pa
 if (unread.size === 0) done.abort()
 
 await Promise.all(Array.from({ length: MEMBERS }, (_, number) => runMember(number)))
+await mq.close()
 
 async function runMember(number: number): Promise<void> {
   const file = await openLines(join(output, `member-${number}.jsonl`))

@@ -8,7 +8,15 @@
  */
 
 import { open, type Sluice } from '../index.ts'
-import { BODY_MASK, type MakeSubject, makeBodies, type Setting, type Subject } from './measure.ts'
+import {
+  BODY_MASK,
+  type MakeSubject,
+  makeBodies,
+  type Setting,
+  type Subject,
+  stopwatch,
+  type Time,
+} from './measure.ts'
 import { openEngine } from './publish.ts'
 
 /** `batch`: runBatch, `each`: run, `loop`: for await. */
@@ -36,8 +44,12 @@ function fromFiles(url: string, handling: Handling, setting: Setting): Subject {
   let group = 0
   return {
     async round() {
-      await using mq = await open({ url, flush: 'os' })
-      return await consumeAll(mq, `group-${group++}`, handling, setting)
+      const mq = await open({ url, flush: 'os' })
+      try {
+        return await consumeAll(mq, `group-${group++}`, handling, setting)
+      } finally {
+        await mq.close()
+      }
     },
     close: async () => {},
   }
@@ -57,11 +69,11 @@ async function consumeAll(mq: Sluice, group: string, handling: Handling, { bytes
   const consumer = mq.consumer({ topics: [TOPIC], group })
   let seen = 0
   let bytesSeen = 0
-  let ms = 0
-  const start = performance.now()
+  let time: Time | null = null
+  const elapsed = stopwatch()
   const isLast = (): boolean => {
     if (seen < messages) return false
-    ms = performance.now() - start
+    time = elapsed()
     return true
   }
   if (handling === 'batch') {
@@ -86,5 +98,5 @@ async function consumeAll(mq: Sluice, group: string, handling: Handling, { bytes
   if (bytesSeen !== messages * bytes) {
     throw new Error(`${bytesSeen} bytes were consumed where ${messages * bytes} were published`)
   }
-  return { messages, ms }
+  return { messages, ...(time ?? elapsed()) }
 }

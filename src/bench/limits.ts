@@ -10,7 +10,15 @@
 import fs from 'node:fs'
 import { join } from 'node:path'
 import { crc32c } from '@node-rs/crc32'
-import { BODY_MASK, type MakeSubject, makeBodies, type Round, type Setting, type Subject } from './measure.ts'
+import {
+  BODY_MASK,
+  type MakeSubject,
+  makeBodies,
+  type Round,
+  type Setting,
+  type Subject,
+  stopwatch,
+} from './measure.ts'
 
 const HEADER_BYTES = 61
 const CRC_AT = 17
@@ -73,7 +81,7 @@ export function sync(count: number): MakeSubject {
 /** One promise per message, each awaited, resolved 5,000 at a time: what the language asks for, before anything is stored. */
 export const promise: MakeSubject = async ({ messages }) => ({
   async round() {
-    const start = performance.now()
+    const elapsed = stopwatch()
     for (let done = 0; done < messages; ) {
       const count = Math.min(5_000, messages - done)
       const resolves: ((index: number) => void)[] = []
@@ -87,7 +95,7 @@ export const promise: MakeSubject = async ({ messages }) => ({
       for (let index = 0; index < count; index++) await promises[index]
       done += count
     }
-    return { messages, ms: performance.now() - start }
+    return { messages, ...elapsed() }
   },
   close: async () => {},
 })
@@ -104,7 +112,7 @@ export const read: MakeSubject = async setting => {
   const { size } = file
   return {
     async round() {
-      const start = performance.now()
+      const elapsed = stopwatch()
       const buffer = Buffer.allocUnsafeSlow(READ_BYTES + 2 * BATCH_BYTES)
       let messages = 0
       let held = 0
@@ -117,7 +125,7 @@ export const read: MakeSubject = async setting => {
         buffer.copyWithin(0, used.bytes, held)
         held -= used.bytes
       }
-      return { messages, ms: performance.now() - start }
+      return { messages, ...elapsed() }
     },
     close: async () => file.end(),
   }
@@ -133,10 +141,10 @@ export const walkMemory: MakeSubject = async setting => {
   await loop.round()
   return {
     async round() {
-      const start = performance.now()
+      const elapsed = stopwatch()
       let messages = 0
       for (const batch of kept) messages += walk(batch, batch.length, false).messages
-      return { messages, ms: performance.now() - start }
+      return { messages, ...elapsed() }
     },
     close: async () => {},
   }
@@ -198,7 +206,7 @@ class BatchLoop implements Subject {
     const countOfSize = Math.max(1, Math.floor((this.#buffer.length - HEADER_BYTES) / (bytes + 20)))
     const countMax = Math.min(this.#countMax, countOfSize)
     this.#around.begin?.()
-    const start = performance.now()
+    const elapsed = stopwatch()
     // a sync is due after so many messages, in as many batches as they need
     for (let done = 0; done < messages; ) {
       const count = Math.min(countMax, messages - done)
@@ -206,9 +214,9 @@ class BatchLoop implements Subject {
       this.#take(this.#buffer.subarray(0, end))
       done += count
     }
-    const ms = performance.now() - start
+    const time = elapsed()
     this.#around.end?.()
-    return { messages, ms }
+    return { messages, ...time }
   }
 
   async close(): Promise<void> {}

@@ -18,9 +18,27 @@ export interface Setting {
   readonly directory: string
 }
 
-export interface Round {
-  readonly messages: number
+export interface Time {
   readonly ms: number
+  /** Processor time of the thread: what a busy machine takes away is not in it, nor is waiting for a disk. */
+  readonly cpuMs: number
+}
+
+/** Starts a watch. Calling what it returns reads it. */
+export function stopwatch(): () => Time {
+  const start = performance.now()
+  const before = threadCpuMs()
+  return () => ({ ms: performance.now() - start, cpuMs: threadCpuMs() - before })
+}
+
+/** Node 22 knows the time of the whole process only, which includes other threads: those of the garbage collector, and of files. */
+function threadCpuMs(): number {
+  const { user, system } = process.threadCpuUsage?.() ?? process.cpuUsage()
+  return (user + system) / 1000
+}
+
+export interface Round extends Time {
+  readonly messages: number
   /** Of single calls, where each is waited for. */
   readonly latenciesMs?: Float64Array
 }
@@ -38,6 +56,8 @@ export interface Rate {
   readonly perSecond: number
   readonly perSecondMin: number
   readonly perSecondMax: number
+  /** Processor time of the thread for a message, in nanoseconds: median. */
+  readonly cpuNs: number
 }
 
 export interface Latency {
@@ -90,6 +110,7 @@ function rateOf(rounds: readonly Round[]): Rate {
     perSecond: Math.round(middle(rates)),
     perSecondMin: Math.round(rates[0]),
     perSecondMax: Math.round(rates[rates.length - 1]),
+    cpuNs: Math.round(median(rounds.map(({ messages, cpuMs }) => (cpuMs * 1e6) / messages))),
   }
 }
 

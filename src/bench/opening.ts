@@ -26,25 +26,27 @@ export interface Opened {
 
 /** A directory with `messages` in `partitions`, closed properly. */
 export async function build({ directory, bytes, messages, partitions }: OpenSetting): Promise<void> {
-  await using mq = await open({ url: join(directory, 'data'), flush: 'os' })
+  const mq = await open({ url: join(directory, 'data'), flush: 'os' })
   await mq.createTopic(TOPIC, { partitions })
   const bodies = makeBodies(bytes)
   // small batches, so that there is much to find one's way in
-  await using producer = mq.producer({ batchCountMax: 1_000 })
+  const producer = mq.producer({ batchCountMax: 1_000 })
   for (let index = 0; index < messages; index++) {
     if (!producer.post(TOPIC, { value: bodies[index & BODY_MASK] })) await producer.ready()
   }
+  await mq.close()
 }
 
 export async function measureOpening({ directory }: Setting): Promise<Opened> {
   collectGarbage()
   const rssBeforeBytes = process.memoryUsage.rss()
   const start = performance.now()
-  await using mq = await open({ url: join(directory, 'data') })
+  const mq = await open({ url: join(directory, 'data') })
   const openMs = performance.now() - start
   const { partitions } = await mq.describeTopic(TOPIC)
   const messages = partitions.reduce((sum, { startOffset, endOffset }) => sum + endOffset - startOffset, 0)
   collectGarbage()
   const { rss: rssBytes, heapUsed: heapBytes } = process.memoryUsage()
+  await mq.close()
   return { openMs, messages, rssBeforeBytes, rssBytes, heapBytes }
 }

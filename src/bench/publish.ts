@@ -9,7 +9,15 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Flush, open, type Producer, type Sluice } from '../index.ts'
-import { BODY_MASK, type MakeSubject, makeBodies, type Round, type Setting, type Subject } from './measure.ts'
+import {
+  BODY_MASK,
+  type MakeSubject,
+  makeBodies,
+  type Round,
+  type Setting,
+  type Subject,
+  stopwatch,
+} from './measure.ts'
 
 export type EngineName = 'memory' | 'os' | 'interval' | 'always'
 
@@ -70,16 +78,16 @@ class Publishing implements Subject {
     await this.#mq.createTopic(topic)
     for (const producer of this.#producers)
       await producer.send(topic, { value: 'so that it knows the topic' })
-    const start = performance.now()
+    const elapsed = stopwatch()
     const latencies = await Promise.all(this.#producers.map(producer => this.#publish(producer, topic)))
-    const ms = performance.now() - start
+    const time = elapsed()
     if (this.#failure !== null) throw this.#failure
     await this.#check(topic)
     await this.#mq.deleteTopic(topic)
     const single = latencies.filter(one => one !== null)
     return {
       messages: this.#messages * this.#producers.length,
-      ms,
+      ...time,
       latenciesMs:
         single.length === 0 ? undefined : Float64Array.from(single.flatMap(one => Array.from(one))),
     }

@@ -80,6 +80,7 @@ function reportText(report: BenchReport): string {
 const HEADINGS = [
   'MESSAGES/S',
   'RANGE',
+  'CPU NS',
   'MB/S',
   'OF LIMIT',
   'LIMIT',
@@ -91,10 +92,11 @@ const HEADINGS = [
 ]
 
 const LEGEND = `MESSAGES/S and MB/S (10^6 bytes of values) are the median of the rounds, RANGE in thousands goes from the slowest to the
-fastest. OF LIMIT: against plain code that does the least for the same bytes, in turns with it in the same process. P50 and
-P99: of one send() that is waited for. RSS: memory of the process after the last round, PEAK: the most it had. Writes
-without a sync go to the page cache, whose speed varies with what the system writes back: compare with the limit beside
-them, not with another run. How each is measured: sluice bench --list
+fastest. CPU NS: processor time of the thread for a message, which a busy machine hardly changes. OF LIMIT: against plain
+code that does the least for the same bytes, in turns with it in the same process. P50 and P99: of one send() that is
+waited for. RSS: memory of the process after the last round, PEAK: the most it had. Writes without a sync go to the page
+cache, whose speed varies with what the system writes back: compare with the limit beside them, not with another run.
+How each is measured: sluice bench --list
 `
 
 function warningsOf({ machine, load, rows }: BenchReport): string[] {
@@ -119,6 +121,7 @@ function rowCells(row: BenchRow): Cell[] {
     scenario,
     count(rate.perSecond),
     `${count(rate.perSecondMin / 1000)}-${count(rate.perSecondMax / 1000)}`,
+    count(rate.cpuNs),
     megabytesPerSecond < 10 ? megabytesPerSecond : count(megabytesPerSecond),
     limit && (limit.ratio >= 2 ? `${limit.ratio.toFixed(1)} x` : `${Math.round(limit.ratio * 100)}%`),
     limit?.scenario ?? null,

@@ -339,7 +339,7 @@ async function settle(
       segment.truncate(found.position)
       break
     case 'orphan':
-      walk.disk.rename(segment.path, `${segment.path}.orphan`)
+      walk.disk.rename(segment.path, segment.path + ORPHAN)
       segment.remove()
       break
   }
@@ -368,6 +368,7 @@ async function copyFrom(disk: Disk, file: DiskFile, position: number, path: stri
 }
 
 const COPY_NAME = 'copy.tmp'
+const ORPHAN = '.orphan'
 
 /** Puts copies in the place of all segments from this base offset on, so that what the process sees is what the disk gets. */
 async function rewriteFrom(walk: Walk, names: Set<string>, base: number): Promise<void> {
@@ -381,6 +382,13 @@ async function rewriteFrom(walk: Walk, names: Set<string>, base: number): Promis
       file.close()
     }
     disk.rename(`${directory}/${COPY_NAME}`, `${directory}/${name}`)
+  }
+  for (const name of names) {
+    // If it was the sync of the folder, what was set aside may come back under its old name: done again, so that it is synced.
+    if (!name.endsWith(ORPHAN) || names.has(name.slice(0, -ORPHAN.length))) continue
+    const path = `${directory}/${name}`
+    disk.rename(path, path.slice(0, -ORPHAN.length))
+    disk.rename(path.slice(0, -ORPHAN.length), path)
   }
   await disk.syncDirectory(directory)
   const file = `${directory}/${MARKED_NAME}`

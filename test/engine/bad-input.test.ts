@@ -3,7 +3,7 @@
  * nothing of what was there before.
  */
 
-import { execFileSync } from 'node:child_process'
+import { type ChildProcess, execFileSync } from 'node:child_process'
 import {
   cpSync,
   mkdirSync,
@@ -27,10 +27,20 @@ import { finished, output, run, start } from '../cli/running-cli.ts'
 import { fillDisk } from './full-disk.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'sluice-bad-'))
-afterAll(() => rmSync(scratch, { recursive: true }))
+const children: ChildProcess[] = []
+afterAll(() => {
+  for (const child of children) child.kill('SIGKILL') // left by a test that has failed
+  rmSync(scratch, { recursive: true })
+})
 
 let count = 0
 const newPath = () => join(scratch, String(count++))
+
+function startCommand(args: readonly string[]): ChildProcess {
+  const child = start(args)
+  children.push(child)
+  return child
+}
 
 /** The error that a promise rejects with; it is one of ours, in one line, and stands in the table. */
 async function refusal(promise: Promise<unknown>): Promise<SluiceError> {
@@ -366,7 +376,7 @@ describe('a second process on the same directory', () => {
       ['serve', '--http-port', '0', '--kafka-port', '0'],
     ]) {
       const flag = args[0] === 'serve' ? '--data' : '--url'
-      const child = start([...args, flag, path])
+      const child = startCommand([...args, flag, path])
       child.stdin!.end('intruder\n')
       const outcome = await finished(child)
       expect(outcome).toEqual(refused)
@@ -390,7 +400,7 @@ describe('a second process on the same directory', () => {
 
   test('gets the directory at once when the holder is killed', async () => {
     const path = newPath()
-    const holder = start(['serve', '--data', path, '--http-port', '0', '--kafka-port', '0'])
+    const holder = startCommand(['serve', '--data', path, '--http-port', '0', '--kafka-port', '0'])
     const [, url] = await output(holder, /(http:\/\/127\.0\.0\.1:\d+)\n/)
     const headers = { 'content-type': 'application/json' }
     await fetch(`${url}/publish?topic=t`, { method: 'POST', headers, body: '{ "value": "kept" }' })

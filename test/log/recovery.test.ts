@@ -318,6 +318,41 @@ describe.each(scratches)('after a crash (%s)', (_, scratchOf) => {
   })
 })
 
+test('a segment that was set aside stays so, although the sync of the folder failed then', async () => {
+  for (let seed = 0; seed < 12; seed++) {
+    const disk = new FaultyDisk({ seed, clock: new HandClock(), delayMsMax: 0 })
+    disk.makeDirectory('/t-0')
+    await disk.syncDirectory('/')
+    const scratch = { disk, directory: '/t-0' }
+    await filled(scratch)
+    // It begins where nothing should, and what it holds could be taken for records of the log.
+    putFile(scratch, logName(16), atOffset(16))
+    await syncFile(scratch, logName(16))
+    await disk.syncDirectory('/t-0')
+    disk.failNext('sync', path => path === '/t-0')
+    await expect(openLog(scratch)).rejects.toMatchObject({ code: 'STORAGE_FAILED' })
+    const log = await openLog(scratch)
+    appendEach(log, ['value 15', 'value 16'])
+    log.roll()
+    await log.flush()
+    await log.checkpoint()
+    const after = await openLog({ disk: disk.crash(), directory: '/t-0' })
+    expect(recordsIn(await after.read(16, 1))).toEqual([[16, 'value 16']])
+  }
+})
+
+const atOffset = (offset: number): Buffer => {
+  const batch = batchOf(['an orphan'])
+  writeInt64(batch, 0, offset)
+  return batch
+}
+
+async function syncFile({ disk, directory }: Scratch, name: string): Promise<void> {
+  const file = disk.open(`${directory}/${name}`, 'write')
+  await file.sync()
+  file.close()
+}
+
 /** A checkpoint that says less than the log holds: as after a crash. */
 function checkpointAt(segment: number, position: number, offset: number): Buffer {
   const json = JSON.stringify({
