@@ -384,11 +384,12 @@ async function rewriteFrom(walk: Walk, names: Set<string>, base: number): Promis
     disk.rename(`${directory}/${COPY_NAME}`, `${directory}/${name}`)
   }
   for (const name of names) {
-    // If it was the sync of the folder, what was set aside may come back under its old name: done again, so that it is synced.
-    if (!name.endsWith(ORPHAN) || names.has(name.slice(0, -ORPHAN.length))) continue
-    const path = `${directory}/${name}`
-    disk.rename(path, path.slice(0, -ORPHAN.length))
-    disk.rename(path.slice(0, -ORPHAN.length), path)
+    // If it was the sync of the folder, what was set aside may come back under its old name: done again, so that it is synced. A
+    // crash in between is no harm, as it would be set aside once more; before the checkpoint it was synced, and would not.
+    const orphan = name.endsWith(ORPHAN) ? name.slice(0, -ORPHAN.length) : ''
+    if (segmentOffset(orphan) <= base || names.has(orphan)) continue
+    disk.rename(`${directory}/${name}`, `${directory}/${orphan}`)
+    disk.rename(`${directory}/${orphan}`, `${directory}/${name}`)
   }
   await disk.syncDirectory(directory)
   const file = `${directory}/${MARKED_NAME}`

@@ -583,6 +583,7 @@ class Simulation {
     const end = log.endOffset
     this.#trace(`opened ${log.startOffset}-${end}`)
     assert.equal(log.durableOffset, end, 'what was found is not durable after opening')
+    const allDeleted = this.#durable <= this.#startAcknowledged
     if (this.#checkpointDamaged) {
       // The start was written there and nowhere else.
       this.#startAcknowledged = Math.min(this.#startAcknowledged, log.startOffset)
@@ -604,6 +605,9 @@ class Simulation {
     } else if (this.#checkpointDamaged && reports.some(report => report.case === 'orphan-segment')) {
       // Deleted segments came back with the power, and without the checkpoint nobody knew that they were deleted.
       this.#count('set aside for want of a checkpoint')
+    } else if (this.#checkpointDamaged && allDeleted) {
+      // Where an empty log goes on was written in the checkpoint, and in the name of a file that was not synced yet.
+      this.#count('empty, and begun anew')
     } else if (this.#cacheSurvived) assert.equal(end, this.#end_(), 'a kill lost or added something')
     else assert(end >= this.#durable, `the log ends at ${end}, acknowledged was ${this.#durable}`)
     this.#checkReports(reports)
