@@ -14,6 +14,7 @@ import type { Sluice } from '../delivery/sluice.ts'
 import { LocalEngine } from '../engine/local.ts'
 import { SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
+import { HttpServer } from './http/http-server.ts'
 import { KafkaServer } from './kafka/kafka-server.ts'
 import type { Logger } from './logger.ts'
 import { openSluice } from './opening.ts'
@@ -73,9 +74,10 @@ export async function startServer(
       addresses.kafka = addressOf('kafka', await kafka.listen(options.host, options.kafkaPort))
     }
     if (options.httpPort !== 'off') {
-      // Loaded when Kafka clients are served already: they need nothing of it.
-      const { mountHttp } = await import('./http/mounting.ts')
-      const http = mountHttp(options, sluice, log, clock, kafka)
+      const http: HttpServer = new HttpServer(options.connectionsMax, log, async server => {
+        const { mountHttp } = await import('./http/mounting.ts')
+        return mountHttp(server, http, options, sluice, log, clock, kafka)
+      })
       listeners.push(http)
       addresses.http = addressOf('http', await http.listen(options.host, options.httpPort))
     }

@@ -1,18 +1,16 @@
 /**
- * The HTTP listener: Fastify with our errors, limits and drain. What it serves is in `endpoints.ts`, `metrics.ts`.
+ * The HTTP listener: sockets, limits and drain. What it serves is a Fastify application (`application.ts`), which is loaded when
+ * the first request comes: loading takes about 0.1 s and 20 MB that a server without HTTP clients need not spend.
+ *
+ *   listen ──→ connections counted, refused beyond the limit ──→ first request: application loaded ──→ requests served
  *
  * Every answer that is not a success has the body { "error": { "code", "message", "detail" } } with a code from
- * errors.ts and the status of that row: also for what Fastify or Node refuse before a handler is reached.
- *
- * No page of another origin may talk to it: a request whose `Origin` is not the server itself is refused, and bodies
- * must be `application/json`, which a browser does not send elsewhere unasked. So a server on loopback is safe from
- * what its user happens to browse.
+ * errors.ts and the status of that row: also for what Node refuses before there is a request.
  */
 
-import type { Server, ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
-import Fastify, { type FastifyError, type FastifyInstance, type FastifyRequest } from 'fastify'
-import { type ErrorCode, errorTable, isSluiceError, SluiceError } from '../../errors.ts'
+import { type ErrorCode, errorTable, SluiceError } from '../../errors.ts'
 import { listenRefusal } from '../listen-refusal.ts'
 import type { Logger } from '../logger.ts'
 
@@ -20,75 +18,35 @@ import type { Logger } from '../logger.ts'
 const REFUSED_SOCKET_MS = 1000
 /** While draining: how often connections are looked at that have become idle. */
 const IDLE_CHECK_MS = 50
+/** Longer than the usual 60 s of proxies, so that it is they who end a connection and not we under a request of theirs. */
+const KEEP_ALIVE_MS = 72_000
 
-export interface HttpLimits {
-  readonly httpBodyBytesMax: number
-  readonly connectionsMax: number
-}
-
-/** What an operator wants to know of a listener; read at scrape time. */
-export interface RequestObserver {
-  request(method: string, route: string, status: number, seconds: number): void
+/** Serves requests once it is loaded. */
+export interface Application {
+  handle(request: IncomingMessage, response: ServerResponse): void
+  close(): Promise<void>
 }
 
 export class HttpServer {
-  readonly app: FastifyInstance
   readonly #draining = new AbortController()
-  readonly #limits: HttpLimits
+  readonly #connectionsMax: number
   readonly #log: Logger
+  readonly #server: Server
+  readonly #load: (server: Server) => Promise<Application>
   readonly #sockets = new Set<Socket>()
+  #loading: Promise<Application> | undefined
+  #application: Application | undefined
   #refusedConnections = 0
 
-  constructor(limits: HttpLimits, log: Logger, observer: RequestObserver) {
-    this.#limits = limits
+  /** `load`: makes the application; called for the first request, and again for the next one if it failed. */
+  constructor(connectionsMax: number, log: Logger, load: (server: Server) => Promise<Application>) {
+    this.#connectionsMax = connectionsMax
     this.#log = log
-    this.app = Fastify({
-      bodyLimit: limits.httpBodyBytesMax,
-      // Values are stored as they come; nothing of a body is ever merged into an object of ours.
-      onProtoPoisoning: 'ignore',
-      onConstructorPoisoning: 'ignore',
-      // While draining, requests on open connections are still served, and told that the connection ends.
-      return503OnClosing: false,
-      forceCloseConnections: 'idle',
-      ajv: {
-        customOptions: {
-          removeAdditional: false,
-          coerceTypes: true,
-          allowUnionTypes: true,
-          validateSchema: false,
-          meta: false,
-        },
-      },
-      clientErrorHandler: refuseMalformedRequest,
-    })
-    this.app.setErrorHandler((error: Error, request, reply) => {
-      const refusal = asRefusal(error, request, limits)
-      if (refusal.code === 'INTERNAL') log.error('request failed', { url: request.routeOptions.url, error })
-      return reply
-        .code(statusOf(refusal))
-        .type('application/json; charset=utf-8')
-        .send(JSON.stringify(errorBody(refusal)))
-    })
-    this.app.setNotFoundHandler(request => {
-      throw new SluiceError('UNKNOWN_ENDPOINT', `there is no ${request.method} ${pathOf(request.url)}`, {
-        method: request.method,
-        path: pathOf(request.url),
-      })
-    })
-    this.app.addHook('onRequest', (request, reply, done) => {
-      if (this.#draining.signal.aborted) reply.header('connection', 'close')
-      done(originRefusal(request))
-    })
-    this.app.addHook('onResponse', (request, reply, done) => {
-      const route = request.routeOptions.url ?? 'unknown'
-      observer.request(request.method, route, reply.statusCode, reply.elapsedTime / 1000)
-      if (log.writes('debug')) {
-        const { method, url } = request
-        log.debug('request', { method, url, status: reply.statusCode, ms: Math.round(reply.elapsedTime) })
-      }
-      done()
-    })
-    this.#guardConnections(this.app.server)
+    this.#load = load
+    this.#server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS })
+    this.#server.on('request', (request, response) => this.#receive(request, response))
+    this.#server.on('clientError', refuseMalformedRequest)
+    this.#guardConnections(this.#server)
   }
 
   /** Connections that are open now, and those refused so far. */
@@ -103,13 +61,20 @@ export class HttpServer {
 
   /** Throws `ADDRESS_IN_USE`. */
   async listen(host: string, port: number): Promise<AddressInfo> {
+    const server = this.#server
     try {
-      // Fastify would open a second server for the other address of `localhost`, outside our limits.
-      await this.app.listen({ host: host === 'localhost' ? '127.0.0.1' : host, port })
+      await new Promise<void>((resolve, reject) => {
+        server.once('error', reject)
+        // One socket only: `localhost` may have an address of each family.
+        server.listen({ host: host === 'localhost' ? '127.0.0.1' : host, port }, () => {
+          server.off('error', reject)
+          resolve()
+        })
+      })
     } catch (error) {
       throw listenRefusal(error, host, port)
     }
-    return this.app.server.address() as AddressInfo
+    return server.address() as AddressInfo
   }
 
   /**
@@ -118,7 +83,7 @@ export class HttpServer {
    */
   async drain(deadlineMs: number): Promise<boolean> {
     this.#draining.abort()
-    const server: Server = this.app.server
+    const server = this.#server
     let finished = true
     const deadline = setTimeout(() => {
       finished = false
@@ -129,9 +94,11 @@ export class HttpServer {
       server.closeAllConnections()
     }, deadlineMs)
     const idle = setInterval(() => this.#closeIdle(), IDLE_CHECK_MS)
+    const closed = new Promise(resolve => server.close(resolve))
     this.#closeIdle()
     try {
-      await this.app.close()
+      await closed
+      await (await this.#loading?.catch(() => undefined))?.close()
     } finally {
       clearTimeout(deadline)
       clearInterval(idle)
@@ -139,12 +106,31 @@ export class HttpServer {
     return finished
   }
 
+  #receive(request: IncomingMessage, response: ServerResponse): void {
+    if (this.#application !== undefined) {
+      this.#application.handle(request, response)
+      return
+    }
+    this.#loading ??= this.#load(this.#server)
+    this.#loading.then(
+      application => {
+        this.#application = application
+        application.handle(request, response)
+      },
+      error => {
+        this.#loading = undefined
+        this.#log.error('request failed', { url: request.url, error })
+        answerInternal(response)
+      },
+    )
+  }
+
   /**
    * Connections on which nothing is under way would hold a closing server open. Node counts one that has never sent a byte
    * (browsers and clients open some in advance) among those that are sending a request; we do not.
    */
   #closeIdle(): void {
-    this.app.server.closeIdleConnections()
+    this.#server.closeIdleConnections()
     for (const socket of this.#sockets) if (socket.bytesRead === 0) socket.destroy()
   }
 
@@ -153,9 +139,9 @@ export class HttpServer {
     const accept = server.listeners('connection') as ((socket: Socket) => void)[]
     server.removeAllListeners('connection')
     server.on('connection', (socket: Socket) => {
-      if (this.#sockets.size >= this.#limits.connectionsMax) {
+      if (this.#sockets.size >= this.#connectionsMax) {
         this.#refusedConnections++
-        const message = `the server has ${this.#limits.connectionsMax} connections open, its limit`
+        const message = `the server has ${this.#connectionsMax} connections open, its limit`
         refuseSocket(socket, new SluiceError('TOO_MANY_CONNECTIONS', message))
         return
       }
@@ -181,62 +167,7 @@ export function errorBody(error: SluiceError): {
   return { error: { code: error.code, message: error.message, detail: error.detail } }
 }
 
-const statusOf = (error: SluiceError) => errorTable[error.code].http
-
-const pathOf = (url: string) => url.split('?', 1)[0]
-
-/** Whatever went wrong, as a row of the error table. */
-function asRefusal(error: Error, request: FastifyRequest, limits: HttpLimits): SluiceError {
-  if (isSluiceError(error)) return error
-  const { code, statusCode, validation, validationContext } = error as FastifyError
-  if (validation) return asInvalidArgument(validation[0], validationContext ?? 'request')
-  switch (code) {
-    case 'FST_ERR_CTP_BODY_TOO_LARGE':
-      return new SluiceError('BODY_TOO_LARGE', `the body is larger than ${limits.httpBodyBytesMax} bytes`, {
-        bytesMax: limits.httpBodyBytesMax,
-      })
-    case 'FST_ERR_CTP_INVALID_MEDIA_TYPE': {
-      const type = request.headers['content-type']
-      const message = `send JSON with the header "content-type: application/json"${type ? `, not ${type}` : ''}`
-      return new SluiceError('UNSUPPORTED_MEDIA_TYPE', message, { contentType: type })
-    }
-    case 'FST_ERR_CTP_EMPTY_JSON_BODY':
-      return new SluiceError('INVALID_ARGUMENT', 'the body is empty: JSON is expected')
-    case 'FST_ERR_CTP_INVALID_JSON_BODY':
-      return new SluiceError('INVALID_ARGUMENT', 'the body is not JSON')
-  }
-  if (error instanceof SyntaxError && statusCode === 400) {
-    return new SluiceError('INVALID_ARGUMENT', `the body is not JSON: ${error.message}`)
-  }
-  if (statusCode !== undefined && statusCode >= 400 && statusCode < 500) {
-    return new SluiceError('INVALID_ARGUMENT', error.message)
-  }
-  return new SluiceError('INTERNAL', 'a defect in the server; its log has more', {}, error)
-}
-
-type Violation = NonNullable<FastifyError['validation']>[number]
-
-/** "querystring/count must be <= 10000" becomes "count must be <= 10000". */
-function asInvalidArgument(violation: Violation, context: string): SluiceError {
-  const { instancePath, keyword, params, message } = violation
-  const path = instancePath.slice(1).replaceAll('/', '.')
-  if (keyword === 'required') {
-    const name = [path, params.missingProperty].filter(Boolean).join('.')
-    return new SluiceError('INVALID_ARGUMENT', `${name} is missing`, { argument: name })
-  }
-  if (keyword === 'additionalProperties') {
-    const name = [path, params.additionalProperty].filter(Boolean).join('.')
-    return new SluiceError('INVALID_ARGUMENT', `${name} is not known here`, { argument: name })
-  }
-  const name = path === '' ? `the ${context}` : path
-  return new SluiceError('INVALID_ARGUMENT', `${name} ${message}`, { argument: path || context })
-}
-
-function originRefusal(request: FastifyRequest): SluiceError | undefined {
-  const origin = request.headers.origin
-  if (origin === undefined || origin.replace(/^https?:\/\//, '') === request.headers.host) return
-  return new SluiceError('FORBIDDEN_ORIGIN', `a page of ${origin} may not talk to this server`, { origin })
-}
+export const statusOf = (error: SluiceError) => errorTable[error.code].http
 
 /** What Node's parser refuses before there is a request. */
 function refuseMalformedRequest(error: Error & { code?: string }, socket: Socket): void {
@@ -256,4 +187,10 @@ function refuseSocket(socket: Socket, refusal: SluiceError): void {
   // Reading on lets the client see the answer instead of a reset; not for ever, though.
   socket.resume()
   setTimeout(() => socket.destroy(), REFUSED_SOCKET_MS).unref()
+}
+
+function answerInternal(response: ServerResponse): void {
+  const refusal = new SluiceError('INTERNAL', 'a defect in the server; its log has more')
+  response.writeHead(statusOf(refusal), { 'content-type': 'application/json; charset=utf-8' })
+  response.end(JSON.stringify(errorBody(refusal)))
 }

@@ -10,7 +10,7 @@ import { Counter, Gauge, Histogram, Registry, Summary } from 'prom-client'
 import type { BrokerStats } from '../../broker/broker.ts'
 import type { Engine, TopicDescription } from '../../engine/engine.ts'
 import { isSluiceError } from '../../errors.ts'
-import type { RequestObserver } from './http-server.ts'
+import type { RequestObserver } from './application.ts'
 
 /** Seconds; a long poll takes as long as its client asked for, which is why the last ones are long. */
 const LATENCY_BUCKETS = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30, 60]

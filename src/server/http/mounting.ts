@@ -1,8 +1,9 @@
 /**
- * Puts the HTTP listener together: endpoints, metrics, and the producer that all requests publish with. Apart from `server.ts`, so that a
- * server need not load any of it before it serves other protocols.
+ * Puts the HTTP application together: endpoints, metrics, and the producer that all requests publish with. Apart from `server.ts`, so that
+ * none of it is loaded before the first request.
  */
 
+import type { Server } from 'node:http'
 import { PublishError } from '../../delivery/published.ts'
 import type { Sluice } from '../../delivery/sluice.ts'
 import { LocalEngine } from '../../engine/local.ts'
@@ -12,26 +13,30 @@ import type { Logger } from '../logger.ts'
 import type { ServeOptions } from '../options.ts'
 import { rawTopic } from '../raw-topic.ts'
 import { version } from '../version.ts'
+import { createApplication } from './application.ts'
 import { type Acknowledged, addEndpoints, type IncomingMessage } from './endpoints.ts'
-import { HttpServer } from './http-server.ts'
+import type { Application, HttpServer } from './http-server.ts'
 import { type KafkaTraffic, Metrics } from './metrics.ts'
 
 /** `kafka`: the Kafka listener of the same server, whose counters are among the metrics. */
-export function mountHttp(
+export async function mountHttp(
+  server: Server,
+  http: HttpServer,
   options: ServeOptions,
   sluice: Sluice,
   log: Logger,
   clock: Clock,
   kafka: KafkaTraffic | undefined,
-): HttpServer {
+): Promise<Application> {
   const { engine } = sluice
   const metrics = new Metrics()
-  const http = new HttpServer(options, log, metrics)
+  const app = createApplication(server, options, log, metrics, http.draining)
   const publish = publisher(sluice)
-  addEndpoints(http.app, { engine, publish, clock, version, limits: options, draining: http.draining })
+  addEndpoints(app, { engine, publish, clock, version, limits: options, draining: http.draining })
   const stats = engine instanceof LocalEngine ? () => engine.broker.stats() : undefined
-  metrics.serve(http.app, { engine, version, stats, connections: () => http.connections, kafka })
-  return http
+  metrics.serve(app, { engine, version, stats, connections: () => http.connections, kafka })
+  await app.ready()
+  return { handle: (request, response) => app.routing(request, response), close: () => app.close() }
 }
 
 type Publish = (topic: string, messages: readonly IncomingMessage[]) => Promise<readonly Acknowledged[]>
