@@ -8,7 +8,7 @@ const Orders = topic('orders', {
   value: z.object({ id: z.number(), total: z.number() }),
 })
 
-const mq = await open('./data') // or open('memory:')
+const mq = await open('./data') // or 'memory:', or a server: 'kafka://127.0.0.1:9092'
 
 await mq.publish(Orders, { key: 'ann', value: { id: 1, total: 12.5 } })
 await mq.publish(Orders, { key: 'bob', value: { id: 2, total: 30 } })

@@ -158,6 +158,50 @@ export const errorTable = {
     true,
     'The buffer of the producer is full and the wait for room is over, or waiting was not asked for.',
   ),
+  // transactions
+  INVALID_TXN_STATE: row(
+    48,
+    409,
+    channel(406),
+    false,
+    'The transaction is not in a state that allows this: nothing was begun, or the partition is not part of it.',
+  ),
+  INVALID_PRODUCER_ID_MAPPING: row(
+    49,
+    409,
+    channel(406),
+    false,
+    'The producer id does not belong to the transactional id, or the transactional id has expired.',
+  ),
+  INVALID_TRANSACTION_TIMEOUT: row(
+    50,
+    400,
+    channel(406),
+    false,
+    'The transaction time-out is not between 1 ms and `transaction.max.timeout.ms`.',
+  ),
+  CONCURRENT_TRANSACTIONS: row(
+    51,
+    409,
+    channel(406),
+    true,
+    'The transaction before is still being ended. Try again.',
+  ),
+  PRODUCER_FENCED: row(
+    90,
+    409,
+    channel(406),
+    false,
+    'A newer producer with the same transactional id has taken over, or the transaction took longer than its time-out and was aborted.',
+  ),
+  UNKNOWN_TRANSACTIONAL_ID: row(105, 404, channel(404), false, 'There is no such transactional id.'),
+  UNSTABLE_OFFSET_COMMIT: row(
+    88,
+    409,
+    channel(406),
+    true,
+    'Offsets of the partition wait for the end of a transaction. Try again.',
+  ),
   // groups
   INVALID_GROUP: row(24, 400, channel(406), false, 'The group id is empty or too long.'),
   UNKNOWN_GROUP: row(69, 404, channel(404), false, 'There is no such consumer group.'),
@@ -194,6 +238,41 @@ export const errorTable = {
     false,
     'The session time-out is outside what the broker allows.',
   ),
+  FENCED_MEMBER_EPOCH: row(
+    110,
+    409,
+    channel(406),
+    false,
+    'The member epoch is not the one that the coordinator knows: the member gives up its partitions and joins again.',
+  ),
+  UNRELEASED_INSTANCE_ID: row(
+    111,
+    409,
+    channel(406),
+    false,
+    'The group instance id is still in use by another member; it must leave, or its session end, first.',
+  ),
+  UNSUPPORTED_ASSIGNOR: row(
+    112,
+    400,
+    channel(406),
+    false,
+    'The group coordinator has no such assignor; it has `uniform` and `range`.',
+  ),
+  STALE_MEMBER_EPOCH: row(
+    113,
+    409,
+    channel(406),
+    false,
+    'The member epoch is not the current one. Repeat with the epoch that the next heartbeat gives.',
+  ),
+  INVALID_REGULAR_EXPRESSION: row(
+    128,
+    400,
+    channel(406),
+    false,
+    'The regular expression of the subscription cannot be read. Its syntax is that of RE2.',
+  ),
   OFFSET_METADATA_TOO_LARGE: row(
     12,
     413,
@@ -205,6 +284,21 @@ export const errorTable = {
   // the house
   CLOSED: row(-1, 503, connection(320), false, 'The engine was closed; open it again.'),
   TIMED_OUT: row(7, 504, connection(541), true, 'The call took longer than it was allowed to.'),
+  UNREACHABLE: row(
+    -1,
+    503,
+    connection(541),
+    true,
+    'No server answers at the address, or the connection to it was lost. Is it running? `npm start` or `sluice serve` starts one.',
+  ),
+  UNAVAILABLE: row(
+    8,
+    503,
+    connection(541),
+    true,
+    'The cluster cannot do this at the moment: a leader or a coordinator is being chosen, or replicas are missing.',
+  ),
+  ACCESS_DENIED: row(29, 403, channel(403), false, 'The server does not allow this to whoever asks.'),
   DISK_FULL: row(
     56,
     507,
@@ -246,7 +340,7 @@ export const errorTable = {
     400,
     connection(541),
     false,
-    'The address is neither "memory:", a directory, nor a known scheme.',
+    'The address is neither "memory:", a directory, nor a known scheme with what belongs to it.',
   ),
   // servers
   MALFORMED_REQUEST: row(
@@ -309,6 +403,54 @@ export const errorTable = {
 } as const satisfies Record<string, ErrorRow>
 
 export type ErrorCode = keyof typeof errorTable
+
+/**
+ * Kafka's error codes that have no row of their own, or, as 56, stand for less than the first row with them: what a
+ * broker that is not ours may answer.
+ */
+const otherKafkaCodes: Readonly<Record<number, ErrorCode>> = {
+  5: 'UNAVAILABLE', // leader not available
+  6: 'UNAVAILABLE', // not leader or follower
+  9: 'UNAVAILABLE', // replica not available
+  13: 'UNAVAILABLE', // network exception between brokers
+  14: 'UNAVAILABLE', // coordinator load in progress
+  15: 'UNAVAILABLE', // coordinator not available
+  16: 'UNAVAILABLE', // not coordinator
+  18: 'MESSAGE_TOO_LARGE', // record list too large
+  19: 'UNAVAILABLE', // not enough replicas
+  20: 'UNAVAILABLE', // not enough replicas after append
+  30: 'ACCESS_DENIED', // group
+  31: 'ACCESS_DENIED', // cluster
+  33: 'UNSUPPORTED', // SASL mechanism
+  34: 'ACCESS_DENIED', // illegal SASL state
+  38: 'INVALID_CONFIG', // replication factor
+  39: 'INVALID_CONFIG', // replica assignment
+  41: 'UNAVAILABLE', // not controller
+  43: 'UNSUPPORTED', // message format
+  44: 'INVALID_CONFIG', // policy violation
+  53: 'ACCESS_DENIED', // transactional id
+  56: 'STORAGE_FAILED', // whether anything was stored is not said
+  58: 'ACCESS_DENIED', // SASL authentication
+  60: 'UNAVAILABLE', // reassignment in progress
+  72: 'UNAVAILABLE', // listener not found
+  74: 'UNAVAILABLE', // fenced leader epoch
+  75: 'UNAVAILABLE', // unknown leader epoch
+  78: 'UNAVAILABLE', // offset not available
+  89: 'UNAVAILABLE', // throttling quota exceeded
+  100: 'UNAVAILABLE', // unknown topic id
+  103: 'UNAVAILABLE', // inconsistent topic id
+}
+
+const codesByKafka = new Map<number, ErrorCode>()
+for (const [code, { kafka }] of Object.entries(errorTable)) {
+  if (kafka > 0 && !codesByKafka.has(kafka)) codesByKafka.set(kafka, code as ErrorCode)
+}
+for (const [kafka, code] of Object.entries(otherKafkaCodes)) codesByKafka.set(Number(kafka), code)
+
+/** What an error code of Kafka's protocol is here: the row that has it, the first one if several do. */
+export function codeOfKafka(kafka: number): ErrorCode {
+  return codesByKafka.get(kafka) ?? 'INTERNAL'
+}
 
 /** A refusal with a name. `code` is stable and meant for programs, `message` for people. */
 export class SluiceError extends Error {

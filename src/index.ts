@@ -27,6 +27,8 @@ export {
   type TypedTopicOptions,
   topic,
 } from './delivery/topic.ts'
+export type { Transaction, TransactionOptions } from './delivery/transaction.ts'
+export type { Transform, TransformHandler, TransformOptions } from './delivery/transform.ts'
 export type {
   Acks,
   Assignor,
@@ -37,6 +39,7 @@ export type {
   GroupDescription,
   GroupState,
   GroupSummary,
+  Isolation,
   MemberDescription,
   OffsetSpec,
   PartitionDescription,

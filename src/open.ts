@@ -2,6 +2,7 @@
 
 import { fileURLToPath } from 'node:url'
 import { Sluice } from './delivery/sluice.ts'
+import type { Engine } from './engine/engine.ts'
 import { type Flush, openLocalEngine } from './engine/local.ts'
 import { SluiceError } from './errors.ts'
 import type { Clock } from './lib/clock.ts'
@@ -9,24 +10,25 @@ import type { RecoveryReport } from './log/recovery.ts'
 
 export interface OpenOptions {
   /**
-   * Where the messages are: 'memory:' (in this process, gone with it), or a data directory, as a path or as a
-   * file: URL. A directory that does not exist is made. One process at a time has it open.
+   * Where the messages are: 'memory:' (in this process, gone with it); a data directory, as a path or as a
+   * file: URL (one that does not exist is made; one process at a time has it open); or a server:
+   * 'kafka://127.0.0.1:9092', which is `sluice serve` or any Kafka cluster, more brokers of it after commas.
    */
   readonly url: string
   /**
    * When a published message counts as accepted. Default 'always': it is on the disk; publishers that come
    * together share a flush. `{ everyMs, everyMessages }`: it is with the operating system, which is told to
    * write it out so often: a power cut may take what came since. 'os': written out whenever the operating
-   * system likes. The last two survive the process being killed, too.
+   * system likes. The last two survive the process being killed, too. Not for a server: that is its own to say.
    */
   readonly flush?: Flush
   /** Whether a topic that is published or subscribed to and does not exist is made. Default true. */
   readonly autoCreateTopics?: boolean
-  /** Partitions of a topic that does not say how many. Default 1. */
+  /** Partitions of a topic that does not say how many. Default 1, or what the server says. */
   readonly defaultPartitions?: number
-  /** Defaults of topic configuration keys, by Kafka's names. */
+  /** Defaults of topic configuration keys, by Kafka's names. Not for a server. */
   readonly config?: Readonly<Record<string, string>>
-  /** Memory for recently written messages, from which readers who keep up are served. Default 64 MiB. */
+  /** Memory for recently written messages, from which readers who keep up are served. Default 64 MiB. Not for a server. */
   readonly cacheBytesMax?: number
   /** Names this program in group descriptions and logs. Default 'sluice'. */
   readonly clientId?: string
@@ -42,15 +44,23 @@ export interface OpenOptions {
  *     await using mq = await open('./data')
  *     await mq.publish('greetings', { value: 'hello' })
  *
- * Rejects with `INVALID_URL`, `UNSUPPORTED` (a known scheme that this version has no engine for),
- * `DIRECTORY_IN_USE` (naming the holder), `NOT_A_DATA_DIRECTORY`, `INVALID_CONFIG`.
+ * Rejects with `INVALID_URL`, `INVALID_CONFIG`; for a directory with `DIRECTORY_IN_USE` (naming the holder),
+ * `NOT_A_DATA_DIRECTORY`; for a server with `UNREACHABLE`, `UNSUPPORTED` (an option that is the server's to say).
  */
 export async function open(target: string | OpenOptions): Promise<Sluice> {
   const options: OpenOptions = typeof target === 'object' && target !== null ? target : { url: target }
+  const { url, autoCreateTopics, clientId, clock } = options
+  const engine = isClusterUrl(url) ? await openCluster(options) : await openLocal(options)
+  return new Sluice(engine, { autoCreateTopics, clientId, clock })
+}
+
+/** Whether the address is that of a server. */
+const isClusterUrl = (url: unknown): boolean => typeof url === 'string' && /^kafka:/i.test(url)
+
+function openLocal(options: OpenOptions): Promise<Engine> {
+  const { flush, autoCreateTopics, defaultPartitions, config, cacheBytesMax, onReport, clock } = options
   const url = localUrl(options.url)
-  const { flush, autoCreateTopics, defaultPartitions, config, cacheBytesMax, onReport, clock, clientId } =
-    options
-  const engine = await openLocalEngine({
+  return openLocalEngine({
     url,
     flush,
     autoCreateTopics,
@@ -60,7 +70,21 @@ export async function open(target: string | OpenOptions): Promise<Sluice> {
     onReport,
     clock,
   })
-  return new Sluice(engine, { autoCreateTopics, clientId, clock })
+}
+
+/** Options of a data directory, which a server has decided for itself. */
+const serverOptions = ['flush', 'config', 'cacheBytesMax'] as const
+
+async function openCluster(options: OpenOptions): Promise<Engine> {
+  const { url, autoCreateTopics, defaultPartitions, clientId } = options
+  const refused = serverOptions.find(name => options[name] !== undefined)
+  if (refused !== undefined) {
+    const message = `${url}: ${refused} is for a data directory; a server has its own configuration`
+    throw new SluiceError('UNSUPPORTED', message, { url, option: refused })
+  }
+  // Not loaded for a queue in this process.
+  const { openKafkaEngine } = await import('./engine/kafka.ts')
+  return await openKafkaEngine({ url, autoCreateTopics, defaultPartitions, clientId })
 }
 
 /** 'memory:' or a path. A single letter before the colon is a drive of Windows, not a scheme. */
@@ -70,15 +94,6 @@ function localUrl(url: string): string {
   const scheme = /^([a-z][a-z0-9+.-]+):/i.exec(url)?.[1].toLowerCase()
   if (scheme === undefined) return url
   if (scheme === 'file') return pathOf(url)
-  if (scheme === 'kafka') {
-    throw new SluiceError(
-      'UNSUPPORTED',
-      `${url}: this version has no engine for Kafka clusters; open a directory or memory:`,
-      {
-        url,
-      },
-    )
-  }
   throw invalidUrl(url)
 }
 
@@ -95,6 +110,6 @@ function pathOf(url: string): string {
 }
 
 function invalidUrl(url: unknown, cause?: unknown): SluiceError {
-  const message = `${JSON.stringify(url)} is not an address; give memory:, a directory, or a file: URL`
+  const message = `${JSON.stringify(url)} is not an address; give memory:, a directory, a file: URL, or kafka://HOST:PORT`
   return new SluiceError('INVALID_URL', message, { url }, cause)
 }

@@ -50,7 +50,7 @@ const mayImport: Record<string, readonly string[]> = {
   queue: ['lib', 'record', 'log', 'broker'],
   wire: ['lib'],
   'engine/engine.ts': [],
-  engine: ['lib', 'record', 'log', 'broker', 'queue', 'engine/engine.ts'],
+  engine: ['lib', 'record', 'log', 'broker', 'queue', 'wire', 'engine/engine.ts'],
   delivery: ['lib', 'record', 'engine/engine.ts'],
   'open.ts': ['lib', 'log', 'engine', 'engine/engine.ts', 'delivery'],
   'index.ts': [

@@ -1,5 +1,6 @@
 /** Everything that `sluice bench` measures, as a table: what it is, what limits it, and the figure that we want to reach. */
 
+import { compact, publishBeside } from './compaction.ts'
 import { consume, type Handling } from './consume.ts'
 import { checksum, copy, encode, promise, read, sync, walkMemory, write } from './limits.ts'
 import type { MakeSubject } from './measure.ts'
@@ -134,8 +135,36 @@ const consumed: readonly Scenario[] = (['memory', 'file'] as const).flatMap(engi
   })),
 )
 
+const BESIDE_NAME = 'compact/publish/idle'
+
+/** The records compacted are ten times as many as the messages of a round. */
+const compacted: readonly Scenario[] = [
+  {
+    name: 'compact/log',
+    how: 'one pass over a log of ten records to a key, in batches of 500; records per second',
+    make: compact,
+    limit: null,
+    share: 10,
+    target: { perSecond: 1e6 },
+  },
+  {
+    name: BESIDE_NAME,
+    how: 'file, flush always; 1 producer: send() and wait, one message at a time, for a second',
+    make: publishBeside(false),
+    limit: null,
+    share: 10,
+  },
+  {
+    name: 'compact/publish/busy',
+    how: 'the same while such a pass is made in the same process, from its begin to its end',
+    make: publishBeside(true),
+    limit: BESIDE_NAME,
+    share: 10,
+  },
+]
+
 /** Everything but `open`, which is measured in its own way. */
-export const scenarios: readonly Scenario[] = [...limits, ...published, ...durable, ...consumed]
+export const scenarios: readonly Scenario[] = [...limits, ...published, ...durable, ...consumed, ...compacted]
 
 export const OPEN_NAME = 'open'
 export const OPEN_MESSAGES = 10_000_000

@@ -12,7 +12,9 @@ import { type Clock, systemClock, type Timer } from '../lib/clock.ts'
 import type { Disk } from '../lib/disk.ts'
 import { OpenFiles } from '../log/open-files.ts'
 import type { RecoveryReport } from '../log/recovery.ts'
+import { committedOnly } from '../record/committed.ts'
 import { Catalog, type ConfigChange, internalConfig, type Topic, type TopicSpec } from './catalog.ts'
+import { CLEANER_BACKOFF_MS, Cleaner, type CleanerStats } from './cleaner.ts'
 import {
   type ConfigEntry,
   type ConfigValues,
@@ -20,11 +22,14 @@ import {
   describeConfig,
   type TopicConfig,
 } from './config.ts'
+import type { TopicDirectory } from './consumer-group.ts'
 import { DataDirectory } from './data-directory.ts'
 import type { DescribedGroup, MemberIdentity } from './group.ts'
 import { type GroupListing, Groups } from './groups.ts'
 import { checkOffset, type OffsetCommit, OffsetStore, type StoredOffset } from './offsets.ts'
 import { Partition } from './partition.ts'
+import type { TransactionalProducer } from './transaction.ts'
+import { Transactions } from './transactions.ts'
 
 export interface BrokerOptions {
   readonly disk: Disk
@@ -39,6 +44,10 @@ export interface BrokerOptions {
   readonly initialRebalanceDelayMs?: number
   /** How long offsets are kept once their group has no members any more. Default seven days. */
   readonly offsetsRetentionMs?: number
+  /** How long the cleaner rests when nothing is left to compact. Default 15 s. */
+  readonly cleanerBackoffMs?: number
+  /** Memory for the keys of one compaction, in bytes. Default 64 MiB. */
+  readonly cleanerBufferBytes?: number
   /** Files kept open at most. Default 2,000. */
   readonly openFilesMax?: number
   /** Told what recovery found when logs were opened. */
@@ -53,6 +62,8 @@ export interface FetchRequest {
 
 export interface FetchOptions {
   readonly partitionBytesMax: number
+  /** Only what is decided, and without what was aborted. Default: everything below the high watermark. */
+  readonly committedOnly?: boolean
   /** 0: answer at once. */
   readonly waitMs: number
   readonly signal?: AbortSignal
@@ -86,6 +97,7 @@ export interface BrokerStats {
   readonly groups: number
   readonly rebalances: number
   readonly openFiles: number
+  readonly compaction: CleanerStats
   /** Duration of syncs, in microseconds. */
   readonly syncs: RecordableHistogram
 }
@@ -108,10 +120,14 @@ export class Broker {
   readonly #syncs = createHistogram()
   readonly #rebalanceListeners = new Map<string, Set<() => void>>()
   readonly #topicListeners = new Set<() => void>()
+  /** How often topics or partitions have come or gone. */
+  #topicChanges = 0
   readonly #timers: Timer[] = []
+  readonly #cleaner: Cleaner
   readonly groups: Groups
   #catalog!: Catalog
   #offsets!: OffsetStore
+  #transactions!: Transactions
   #groupTimer: { readonly at: number; readonly timer: Timer } | null = null
   #closing: Promise<void> | null = null
 
@@ -136,8 +152,14 @@ export class Broker {
     this.id = directory.id
     this.#directory = directory
     this.#files = new OpenFiles(options.disk, options.openFilesMax)
+    this.#cleaner = new Cleaner({
+      partitions: () => this.#allPartitions(),
+      keyMapBytesMax: options.cleanerBufferBytes,
+      onReport: report => this.#report(report),
+    })
     this.groups = new Groups({
       newId: randomUUID,
+      topics: this.#topicDirectory(),
       initialRebalanceDelayMs: options.initialRebalanceDelayMs,
       onEmpty: group => this.#offsets.vacated(group),
       onRebalance: group => {
@@ -161,11 +183,24 @@ export class Broker {
       await this.#openPartition('__consumer_offsets', 0, internalConfig(config)),
       this.clock,
     )
+    this.#transactions = await Transactions.open({
+      partition: await this.#openPartition('__transaction_state', 0, internalConfig(config)),
+      clock: this.clock,
+      allocateProducerId: () => this.#catalog.allocateProducerId(),
+      findPartition: (topic, index) => this.#catalog.get(topic)?.partitions[index],
+      partitions: () => [...this.#catalog.topics].flatMap(topic => topic.partitions),
+      commitOffsets: (group, commits) => {
+        this.groups.ensure(group)
+        return this.#offsets.commit(group, commits)
+      },
+    })
     await this.#directory.syncTopics()
     for (const group of this.#offsets.groups()) this.groups.ensure(group)
     this.#repeat(RETENTION_CHECK_MS, () => this.enforceRetention())
     this.#repeat(CHECKPOINT_MS, () => this.#checkpoint())
+    this.#repeat(this.#options.cleanerBackoffMs ?? CLEANER_BACKOFF_MS, () => this.compact())
     this.#repeat(OFFSETS_CHECK_MS, () => this.#expireOffsets())
+    this.#repeat(OFFSETS_CHECK_MS, () => this.#transactions.expireIds())
   }
 
   /** The data directory, as it was given. */
@@ -290,25 +325,29 @@ export class Broker {
     for (;;) {
       const results: FetchedPartition[] = []
       for (const request of requests) {
-        const result = this.#fetchOne(request, options.partitionBytesMax)
+        const result = this.#fetchOne(request, options.partitionBytesMax, options.committedOnly === true)
         results.push(result instanceof Promise ? await result : result)
       }
       const left = deadline - this.clock.monotonic()
       if (left <= 0 || options.signal?.aborted === true || this.#closing !== null) return results
       if (results.some(result => result.batches.length > 0 || result.error !== undefined)) return results
-      await this.#wait(requests, left, options.signal)
+      await this.#wait(requests, left, options)
     }
   }
 
-  #fetchOne(request: FetchRequest, bytesMax: number): FetchedPartition | Promise<FetchedPartition> {
+  #fetchOne(
+    request: FetchRequest,
+    bytesMax: number,
+    isCommitted: boolean,
+  ): FetchedPartition | Promise<FetchedPartition> {
     try {
       const partition = this.partition(request.topic, request.partition)
-      const batches = partition.read(request.offset, bytesMax)
-      if (!(batches instanceof Promise)) return fetched(request, partition, batches)
-      return batches.then(
-        read => fetched(request, partition, read),
-        error => this.#fetchError(request, error),
-      )
+      const limit = isCommitted ? partition.lastStableOffset : undefined
+      const batches = partition.read(request.offset, bytesMax, limit)
+      const result = (read: Buffer): FetchedPartition =>
+        fetched(request, partition, isCommitted ? withoutAborted(partition, request.offset, read) : read)
+      if (!(batches instanceof Promise)) return result(batches)
+      return batches.then(result).catch(error => this.#fetchError(request, error))
     } catch (error) {
       return this.#fetchError(request, error)
     }
@@ -329,7 +368,13 @@ export class Broker {
     }
   }
 
-  #wait(requests: readonly FetchRequest[], ms: number, signal: AbortSignal | undefined): Promise<void> {
+  #wait(
+    requests: readonly FetchRequest[],
+    ms: number,
+    { signal, committedOnly }: FetchOptions,
+  ): Promise<void> {
+    const endOf = (partition: Partition): number =>
+      committedOnly ? partition.lastStableOffset : partition.highWatermark
     return new Promise(resolve => {
       const undo: (() => void)[] = []
       const wake = (): void => {
@@ -339,7 +384,7 @@ export class Broker {
       for (const { topic, partition, offset } of requests) {
         const found = this.#catalog.get(topic)?.partitions[partition]
         // Something may have come while other partitions were being read.
-        if (found === undefined || found.highWatermark > offset) return wake()
+        if (found === undefined || endOf(found) > offset) return wake()
         undo.push(found.wait(wake))
       }
       const timer = this.clock.after(ms, wake)
@@ -370,15 +415,17 @@ export class Broker {
   /**
    * As `commit`, but what is wrong with one offset does not keep the others from being stored: one result for each, in
    * order; and negative offsets are taken, see `checkOffset`. Rejects with what is refused to the group as a whole.
+   * `knowsEpochs`: see `Groups.checkCommit`.
    */
   async commitEach(
     group: string,
     identity: MemberIdentity | null,
     commits: readonly OffsetCommit[],
+    knowsEpochs = false,
   ): Promise<(ErrorCode | null)[]> {
     this.#assertOpen()
-    this.#checkCommit(group, identity)
-    const results = commits.map(commit => this.#offsetRefusal(commit))
+    this.#checkCommit(group, identity, knowsEpochs)
+    const results = commits.map(commit => this.#offsetRefusal(group, identity, commit))
     await this.#offsets.commit(
       group,
       commits.filter((_, index) => results[index] === null),
@@ -386,21 +433,49 @@ export class Broker {
     return results
   }
 
-  #checkCommit(group: string, identity: MemberIdentity | null): void {
-    const refusal = this.groups.checkCommit(group, identity, this.clock.monotonic())
+  #checkCommit(group: string, identity: MemberIdentity | null, knowsEpochs = false): void {
+    const refusal = this.groups.checkCommit(group, identity, this.clock.monotonic(), knowsEpochs)
     this.watchGroups()
     if (refusal !== null) throw new SluiceError(refusal, `group "${group}": the commit is refused`, { group })
   }
 
-  #offsetRefusal(commit: OffsetCommit): ErrorCode | null {
+  #offsetRefusal(group: string, identity: MemberIdentity | null, commit: OffsetCommit): ErrorCode | null {
+    const { topic, partition } = commit
     try {
-      this.partition(commit.topic, commit.partition)
+      this.partition(topic, partition)
       checkOffset(commit)
-      return null
+      return this.groups.checkCommitOf(group, identity, this.topic(topic).id, partition)
     } catch (error) {
       if (!(error instanceof SluiceError)) throw error
       return error.code
     }
+  }
+
+  /**
+   * Offsets that count once a transaction commits: one result for each, in order. `identity`: of the member, null if it is not
+   * known. `adds`: the group becomes part of the transaction with them. Rejects with what is refused to the group or to
+   * the producer as a whole.
+   */
+  async stageOffsets(
+    producer: TransactionalProducer,
+    group: string,
+    identity: MemberIdentity | null,
+    commits: readonly OffsetCommit[],
+    adds: boolean,
+  ): Promise<(ErrorCode | null)[]> {
+    this.#assertOpen()
+    if (identity !== null) this.#checkCommit(group, identity, true)
+    const results = commits.map(commit => this.#offsetRefusal(group, identity, commit))
+    const accepted = commits.filter((_, index) => results[index] === null)
+    const added = adds ? this.#transactions.addGroup(producer, group) : undefined
+    await Promise.all([added, this.#transactions.stageOffsets(producer, group, accepted)])
+    return results
+  }
+
+  /** The transaction coordinator. */
+  get transactions(): Transactions {
+    this.#assertOpen()
+    return this.#transactions
   }
 
   committed(group: string, topic: string, partition: number): StoredOffset | undefined {
@@ -478,6 +553,15 @@ export class Broker {
     return removed
   }
 
+  /** Compacts what is due, in all topics. The broker does so by itself, every `cleanerBackoffMs`. */
+  compact(): Promise<void> {
+    return this.#cleaner.run()
+  }
+
+  *#allPartitions(): Generator<Partition> {
+    for (const topic of this.#catalog.topics) yield* topic.partitions
+  }
+
   stats(): BrokerStats {
     const partitions: PartitionSnapshot[] = []
     for (const topic of this.#catalog.topics) {
@@ -498,6 +582,7 @@ export class Broker {
       groups: this.groups.list().length,
       rebalances: this.groups.counters.rebalances,
       openFiles: this.#files.count,
+      compaction: this.#cleaner.stats,
       syncs: this.#syncs,
     }
   }
@@ -512,6 +597,8 @@ export class Broker {
     for (const timer of this.#timers) timer.cancel()
     this.#groupTimer?.timer.cancel()
     this.groups.close()
+    await this.#cleaner.stop()
+    await this.#transactions.close()
     await this.#offsets.close()
     await this.#catalog.close()
     this.#files.closeAll()
@@ -541,7 +628,23 @@ export class Broker {
     this.#options.onReport?.(report)
   }
 
+  #topicDirectory(): TopicDirectory {
+    const changes = (): number => this.#topicChanges
+    return {
+      get version() {
+        return changes()
+      },
+      names: () => [...this.#catalog.topics].filter(({ internal }) => !internal).map(({ name }) => name),
+      find: name => {
+        const topic = this.#catalog.get(name)
+        return topic === undefined ? undefined : { id: topic.id, partitions: topic.partitions.length }
+      },
+      nameOf: id => this.#catalog.getById(id)?.name,
+    }
+  }
+
   #topicsChanged(): void {
+    this.#topicChanges++
     for (const listener of [...this.#topicListeners]) listener()
   }
 
@@ -571,6 +674,13 @@ export class Broker {
     }
     plan()
   }
+}
+
+/** Without the batches of aborted transactions. Throws STORAGE_FAILED. */
+function withoutAborted(partition: Partition, offset: number, batches: Buffer): Buffer {
+  return batches.length === 0
+    ? batches
+    : committedOnly(batches, partition.abortedTransactions(offset, partition.lastStableOffset))
 }
 
 const fetched = (request: FetchRequest, partition: Partition, batches: Buffer): FetchedPartition => ({

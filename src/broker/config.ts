@@ -12,7 +12,7 @@ import type { LogConfig } from '../log/log.ts'
 export const UNLIMITED = '9223372036854775807'
 
 /** `list`: one or more of the choices, with commas between them. */
-export type ConfigType = 'int' | 'long' | 'choice' | 'list' | 'boolean'
+export type ConfigType = 'int' | 'long' | 'double' | 'choice' | 'list' | 'boolean'
 
 interface ConfigRow {
   readonly type: ConfigType
@@ -21,6 +21,7 @@ interface ConfigRow {
   readonly brokerKey: string
   readonly min?: number
   readonly max?: number
+  /** The only values; of a `list`, its parts. A key that Kafka has and that cannot differ here has one. */
   readonly choices?: readonly string[]
   readonly meaning: string
 }
@@ -30,8 +31,9 @@ export const topicConfigTable = {
     type: 'list',
     brokerKey: 'log.cleanup.policy',
     default: 'delete',
-    choices: ['delete'],
-    meaning: 'What happens to old records: `delete` removes whole segments by age and size.',
+    choices: ['delete', 'compact'],
+    meaning:
+      'What happens to old records: `delete` removes whole segments by age and size; `compact` keeps the last record of each key, and takes none without a key; `compact,delete` does both.',
   },
   'compression.type': {
     type: 'choice',
@@ -39,6 +41,14 @@ export const topicConfigTable = {
     default: 'producer',
     choices: ['producer'],
     meaning: 'Batches are stored as the producer compressed them.',
+  },
+  'delete.retention.ms': {
+    type: 'long',
+    brokerKey: 'log.cleaner.delete.retention.ms',
+    default: '86400000',
+    min: 0,
+    meaning:
+      'Compaction: how long a tombstone (a null value) stays after it was first compacted, so that readers who are behind learn of it. The default is a day.',
   },
   'flush.messages': {
     type: 'long',
@@ -63,6 +73,14 @@ export const topicConfigTable = {
     min: 0,
     meaning: 'Bytes of log between two entries of the offset index and the time index.',
   },
+  'max.compaction.lag.ms': {
+    type: 'long',
+    brokerKey: 'log.cleaner.max.compaction.lag.ms',
+    default: UNLIMITED,
+    min: 1,
+    meaning:
+      'Compaction: a partition whose oldest record that was not compacted is older than this is compacted whatever `min.cleanable.dirty.ratio` says.',
+  },
   'max.message.bytes': {
     type: 'int',
     brokerKey: 'message.max.bytes',
@@ -78,6 +96,57 @@ export const topicConfigTable = {
     choices: ['CreateTime', 'LogAppendTime'],
     meaning:
       'Whether the timestamp of a record is the one the producer gave, or the time when the log took it.',
+  },
+  'min.cleanable.dirty.ratio': {
+    type: 'double',
+    brokerKey: 'log.cleaner.min.cleanable.ratio',
+    default: '0.5',
+    min: 0,
+    max: 1,
+    meaning:
+      'Compaction: a partition is compacted when more than this part of its closed segments was written since the last time.',
+  },
+  'min.compaction.lag.ms': {
+    type: 'long',
+    brokerKey: 'log.cleaner.min.compaction.lag.ms',
+    default: '0',
+    min: 0,
+    meaning: 'Compaction: a segment with a record that is younger than this is left as it is.',
+  },
+  'message.timestamp.after.max.ms': {
+    type: 'long',
+    brokerKey: 'log.message.timestamp.after.max.ms',
+    default: UNLIMITED,
+    choices: [UNLIMITED],
+    meaning: 'How far ahead of the clock a timestamp may be: not limited.',
+  },
+  'message.timestamp.before.max.ms': {
+    type: 'long',
+    brokerKey: 'log.message.timestamp.before.max.ms',
+    default: UNLIMITED,
+    choices: [UNLIMITED],
+    meaning: 'How old a timestamp may be: not limited.',
+  },
+  'min.insync.replicas': {
+    type: 'int',
+    brokerKey: 'min.insync.replicas',
+    default: '1',
+    choices: ['1'],
+    meaning: 'There is one replica.',
+  },
+  preallocate: {
+    type: 'boolean',
+    brokerKey: 'log.preallocate',
+    default: 'false',
+    choices: ['false'],
+    meaning: 'Segment files grow with what is written.',
+  },
+  'remote.storage.enable': {
+    type: 'boolean',
+    brokerKey: 'remote.storage.enable',
+    default: 'false',
+    choices: ['false'],
+    meaning: 'All segments are on the disk of the server.',
   },
   'retention.bytes': {
     type: 'long',
@@ -103,12 +172,26 @@ export const topicConfigTable = {
     meaning:
       'Size at which a segment file is closed and the next one begun. Retention removes whole segments.',
   },
+  'segment.jitter.ms': {
+    type: 'long',
+    brokerKey: 'log.roll.jitter.ms',
+    default: '0',
+    choices: ['0'],
+    meaning: 'Segments are closed at the age of `segment.ms`, no earlier by chance.',
+  },
   'segment.ms': {
     type: 'long',
     brokerKey: 'log.roll.ms',
     default: '604800000',
     min: 1,
     meaning: 'Age at which a segment is closed even if it is not full.',
+  },
+  'unclean.leader.election.enable': {
+    type: 'boolean',
+    brokerKey: 'unclean.leader.election.enable',
+    default: 'false',
+    choices: ['true', 'false'],
+    meaning: 'Makes no difference: there is one replica, and nobody else to elect.',
   },
 } as const satisfies Record<string, ConfigRow>
 
@@ -157,11 +240,17 @@ export function checkConfig(values: ConfigValues): void {
       throw invalid(name, value, `unknown key; the keys are ${Object.keys(topicConfigTable).join(', ')}`)
     }
     if (typeof value !== 'string') throw invalid(name, value, 'a string is expected')
-    if (row.type === 'choice' || row.type === 'boolean' || row.type === 'list') {
+    if (row.choices !== undefined || row.type === 'boolean') {
       const parts = row.type === 'list' ? value.split(',') : [value]
       const choices = choicesOf(row)
       if (!parts.every(part => choices.includes(part)) || new Set(parts).size < parts.length)
         throw invalid(name, value, `one of ${choices.join(', ')} is expected`)
+      continue
+    }
+    if (row.type === 'double') {
+      const share = Number(value)
+      if (!/^\d+(\.\d*)?$|^\.\d+$/.test(value) || share < row.min! || share > row.max!)
+        throw invalid(name, value, `a number from ${row.min} to ${row.max} is expected`)
       continue
     }
     const most = row.max ?? (row.type === 'int' ? 2 ** 31 - 1 : Number.POSITIVE_INFINITY)
@@ -185,17 +274,29 @@ export function resolveConfig(topic: ConfigValues, broker: ConfigValues): TopicC
     const value = Number(text(name))
     return value >= Number.MAX_SAFE_INTEGER ? Number.POSITIVE_INFINITY : value
   }
+  const policies = text('cleanup.policy').split(',')
+  const deletes = policies.includes('delete')
+  const compaction = policies.includes('compact')
+    ? {
+        lagMsMin: number('min.compaction.lag.ms'),
+        lagMsMax: number('max.compaction.lag.ms'),
+        dirtyRatioMin: number('min.cleanable.dirty.ratio'),
+        deleteRetentionMs: number('delete.retention.ms'),
+      }
+    : undefined
   const messages = number('flush.messages')
   const ms = number('flush.ms')
   return {
     log: {
       segmentBytesMax: number('segment.bytes'),
-      segmentMsMax: number('segment.ms'),
+      // So that what is written now can be compacted in time: the active segment never is.
+      segmentMsMax: Math.min(number('segment.ms'), compaction?.lagMsMax ?? Number.POSITIVE_INFINITY),
       indexIntervalBytes: number('index.interval.bytes'),
       batchBytesMax: number('max.message.bytes'),
       appendTime: text('message.timestamp.type') === 'LogAppendTime',
-      retentionMs: number('retention.ms'),
-      retentionBytes: number('retention.bytes'),
+      retentionMs: deletes ? number('retention.ms') : -1,
+      retentionBytes: deletes ? number('retention.bytes') : -1,
+      compaction,
     },
     flush: {
       kind: messages === 1 ? 'always' : Number.isFinite(messages) || Number.isFinite(ms) ? 'interval' : 'os',
@@ -238,11 +339,13 @@ export function configTypeOf(name: string): ConfigType | undefined {
 export function topicConfigMarkdown(): string {
   const rows = Object.entries(topicConfigTable).map(([name, row]: [string, ConfigRow]) => {
     const values =
-      row.type !== 'int' && row.type !== 'long'
+      row.choices !== undefined || row.type === 'boolean'
         ? choicesOf(row)
             .map(choice => `\`${choice}\``)
             .join(', ')
-        : `${row.type}, at least ${row.min}`
+        : row.type === 'double'
+          ? `${row.type}, ${row.min} to ${row.max}`
+          : `${row.type}, at least ${row.min}`
     return `| \`${name}\` | ${values} | \`${row.default}\` | ${row.meaning} |`
   })
   return ['| key | values | default | meaning |', '| --- | --- | --- | --- |', ...rows].join('\n')

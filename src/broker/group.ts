@@ -37,7 +37,12 @@ import {
   hasWithheld,
 } from './consumer-protocol.ts'
 
+/** By the protocol that its members speak: this one, or that of `consumer-group.ts`. */
+export type GroupType = 'classic' | 'consumer'
+
 export type GroupState = 'empty' | 'preparing-rebalance' | 'completing-rebalance' | 'stable' | 'dead'
+/** `assigning` and `reconciling`: of consumer groups. */
+export type AnyGroupState = GroupState | 'assigning' | 'reconciling'
 
 /** A way of assigning that a member offers, with what it tells the leader in case it is chosen. */
 export interface GroupProtocol {
@@ -148,9 +153,12 @@ export interface DescribedMember {
   readonly assignment: Uint8Array
 }
 
+/** A group of either protocol. */
 export interface DescribedGroup {
   readonly group: string
-  readonly state: GroupState
+  readonly type: GroupType
+  readonly state: AnyGroupState
+  /** Of a consumer group: the group epoch. */
   readonly generation: number
   /** '' as long as nobody has joined. */
   readonly protocolType: string
@@ -345,6 +353,7 @@ export class Group {
     const isStable = this.#state === 'stable'
     return {
       group: this.id,
+      type: 'classic',
       state: this.#state,
       generation: this.#generation,
       protocolType: this.protocolType,

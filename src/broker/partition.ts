@@ -7,7 +7,9 @@
 
 import { SluiceError } from '../errors.ts'
 import type { Clock, Timer } from '../lib/clock.ts'
+import type { CompactionResult } from '../log/compaction.ts'
 import { type Appended, Log, type LogOptions } from '../log/log.ts'
+import type { AbortedTransaction } from '../log/transaction-index.ts'
 import type { FlushPolicy, TopicConfig } from './config.ts'
 
 /**
@@ -74,6 +76,12 @@ export class Partition {
     return this.#highWatermark
   }
 
+  /** End of what read-committed readers are shown: nothing before it belongs to a transaction that is still open. */
+  get lastStableOffset(): number {
+    // Where records of an open transaction were deleted, that lies behind where it begins.
+    return Math.max(this.startOffset, Math.min(this.#highWatermark, this.#log.firstUnstableOffset))
+  }
+
   configure(config: TopicConfig): void {
     this.#policy = config.flush
     this.#log.configure(config.log)
@@ -102,16 +110,32 @@ export class Partition {
     return { appended, done: flushed ? this.#log.flush(end) : null }
   }
 
-  /** Batches from `offset` up to the high watermark; see `Log.read`. */
-  read(offset: number, bytesMax: number): Buffer | Promise<Buffer> {
+  /**
+   * Writes the marker that ends the transaction which the producer has open here; does nothing if it has none. Resolves when that is
+   * as durable as the flush policy promises. Throws as `Log.append`.
+   */
+  endTransaction(producerId: number, epoch: number, commit: boolean): Promise<void> {
     if (this.#closed) throw closed(this)
-    const batches = this.#log.read(offset, bytesMax, this.#highWatermark)
+    if (this.#log.endTransaction(producerId, epoch, commit) >= 0) this.#afterAppend(1)
+    const isFlushed = !this.#volatile && this.#policy.kind === 'always'
+    return isFlushed ? this.#log.flush() : Promise.resolve()
+  }
+
+  /** Aborted transactions with records from `offset` up to `end`. */
+  abortedTransactions(offset: number, end: number): AbortedTransaction[] {
+    return this.#log.abortedTransactions(offset, end)
+  }
+
+  /** Batches from `offset` up to the high watermark, or another limit below it; see `Log.read`. */
+  read(offset: number, bytesMax: number, limit = this.#highWatermark): Buffer | Promise<Buffer> {
+    if (this.#closed) throw closed(this)
+    const batches = this.#log.read(offset, bytesMax, limit)
     if (batches instanceof Promise) return this.#countRead(batches)
     this.stats.readBytes += batches.length
     return batches
   }
 
-  /** Calls `wake` once, when the high watermark moves or the partition is closed. Returns what takes that back. */
+  /** Calls `wake` once, when the high watermark moves (the last stable offset moves with it: a marker is a record, too) or the partition is closed. Returns what takes that back. */
   wait(wake: () => void): () => void {
     this.#waiting.add(wake)
     return () => this.#waiting.delete(wake)
@@ -138,6 +162,19 @@ export class Partition {
 
   enforceRetention(): Promise<number> {
     return this.#log.enforceRetention(this.#clock.now(), this.#highWatermark)
+  }
+
+  /** Whether the records should be compacted: then the part of them that never was, from 0 to 1; -1 if not. Throws as `Log.read`. */
+  compactionDue(): number {
+    return this.#closed ? -1 : this.#log.compactionDue(this.lastStableOffset)
+  }
+
+  /** See `Log.compact`. What is not decided yet, and what readers do not see yet, is left alone. */
+  async compact(keyMapBytesMax?: number): Promise<CompactionResult | null> {
+    if (this.#closed) throw closed(this)
+    const firstUncleanableOffset = this.lastStableOffset
+    const aborted = this.abortedTransactions(this.startOffset, firstUncleanableOffset)
+    return this.#log.compact({ firstUncleanableOffset, aborted, keyMapBytesMax })
   }
 
   async close(): Promise<void> {

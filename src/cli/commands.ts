@@ -38,7 +38,8 @@ export const nouns: Readonly<Record<string, string>> = {
 const engineOptions: readonly OptionSpec[] = [
   {
     flags: '-u, --url <URL>',
-    meaning: 'where the messages are: a directory, or memory: (default: SLUICE_URL, else ./data)',
+    meaning:
+      'where the messages are: a server or Kafka cluster (kafka://HOST:PORT), or a directory that no server has open (default: SLUICE_URL, else kafka://127.0.0.1:9092)',
   },
   { flags: '-c, --config <FILE>', meaning: 'configuration file, YAML or JSON (default: SLUICE_CONFIG)' },
 ]
@@ -104,7 +105,7 @@ export const commands: readonly CommandRow[] = [
     path: 'topic list',
     summary: 'list topics',
     options: [json, ...engineOptions],
-    examples: ['sluice topic list', 'sluice topic list --url /var/lib/sluice --json'],
+    examples: ['sluice topic list', 'sluice topic list --url kafka://kafka1:9092,kafka2:9092 --json'],
     load: async () => (await import('./topic.ts')).listTopics,
   },
   {

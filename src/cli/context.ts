@@ -6,8 +6,8 @@
 import { existsSync } from 'node:fs'
 import type { Readable, Writable } from 'node:stream'
 import type { Sluice } from '../delivery/sluice.ts'
-import { SluiceError } from '../errors.ts'
-import { resolveOptions } from '../server/options.ts'
+import { isSluiceError, SluiceError } from '../errors.ts'
+import { resolveOptions, type ServeOptions } from '../server/options.ts'
 
 export interface Io {
   readonly stdin: Readable
@@ -24,6 +24,7 @@ export interface Io {
 
 /** `memory:`, `file:`…; a single letter before the colon is a drive of Windows. */
 const HAS_SCHEME = /^[a-z][a-z0-9+.-]+:/i
+const IS_SERVER = /^kafka:/i
 
 /** 0 and the failures below are documented in `sluice --help`. */
 export const exitCodes = { ok: 0, failure: 1, usage: 2, SIGINT: 130, SIGTERM: 143 } as const
@@ -72,29 +73,39 @@ export class Context {
   }
 
   /**
-   * Opens the engine that `--url` names, or SLUICE_URL, or `data` of the configuration; `./data` if nothing does.
+   * Opens the engine that `--url` names, or SLUICE_URL; if nothing does, the server that the configuration describes
+   * (kafka://127.0.0.1:9092). Rejects with `UNREACHABLE` and what to do about it if no server answers.
    * `create: false`: a directory that is not there is refused (`NOT_A_DATA_DIRECTORY`) instead of being made, as a command
    * that only looks should not leave something behind after a slip of the pen. `close` closes it again. To be called once.
    */
   async open(options: { readonly create: boolean }): Promise<Sluice> {
     const { environment } = this.io
+    const named = this.#invocation.text('url') ?? (environment.SLUICE_URL || undefined)
+    const isDirectory = named !== undefined && !IS_SERVER.test(named)
     const config = await resolveOptions({
-      flags: { data: this.#invocation.text('url') ?? (environment.SLUICE_URL || undefined) },
+      flags: isDirectory ? { data: named } : {},
       environment,
       ...this.#configPath(),
     })
-    if (!options.create && !HAS_SCHEME.test(config.data) && !existsSync(config.data)) {
+    const autoCreateTopics = options.create && config.autoCreateTopics
+    this.#sluice = isDirectory
+      ? await this.#openDirectory(config, options.create, autoCreateTopics)
+      : await openServer(named ?? serverUrl(config), autoCreateTopics)
+    return this.#sluice
+  }
+
+  async #openDirectory(config: ServeOptions, create: boolean, autoCreateTopics: boolean): Promise<Sluice> {
+    if (!create && !HAS_SCHEME.test(config.data) && !existsSync(config.data)) {
       const message = `there is no data directory at ${config.data}; name it with --url or SLUICE_URL`
       throw new SluiceError('NOT_A_DATA_DIRECTORY', message, { path: config.data })
     }
     const { openSluice } = await import('../server/opening.ts') // not for --help, dump, verify
-    this.#sluice = await openSluice(config, {
-      autoCreateTopics: options.create && config.autoCreateTopics,
+    return await openSluice(config, {
+      autoCreateTopics,
       onReport: ({ severity, message }) => {
         if (severity === 'warning') this.note(`sluice: recovery: ${message}`)
       },
     })
-    return this.#sluice
   }
 
   #configPath(): { configPath: string } | undefined {
@@ -144,6 +155,28 @@ export class Context {
     this.#stopListening?.()
     await this.#sluice?.close()
   }
+}
+
+async function openServer(url: string, autoCreateTopics: boolean): Promise<Sluice> {
+  const { open } = await import('../open.ts')
+  try {
+    return await open({ url, autoCreateTopics })
+  } catch (error) {
+    if (!isSluiceError(error, 'UNREACHABLE')) throw error
+    const advice =
+      'is the server running? `sluice serve` (in a checkout: `npm start`) starts one; --url DIRECTORY works without'
+    throw new SluiceError('UNREACHABLE', `${error.message}; ${advice}`, { ...error.detail, url }, error)
+  }
+}
+
+/** Where the server listens that this configuration is for. */
+function serverUrl({ host, kafkaPort }: ServeOptions): string {
+  if (kafkaPort === 'off' || kafkaPort === 0) {
+    const message = `kafka-port is ${kafkaPort}, so the server cannot be found by its configuration; name its address with --url`
+    throw new SluiceError('INVALID_URL', message, { kafkaPort })
+  }
+  const reachable = host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
+  return `kafka://${reachable.includes(':') ? `[${reachable}]` : reachable}:${kafkaPort}`
 }
 
 /** The reader of our output has gone (`| head`): no failure, there is just nothing left to do. */

@@ -8,9 +8,9 @@ import { byteSize, count, table } from './output.ts'
 export const createTopic: Run = async (context, invocation) => {
   const [name] = invocation.operands
   const partitions = invocation.number('partitions')
+  const config = readSettings(invocation.list('set'))
   const sluice = await context.open({ create: true })
   try {
-    const config = readSettings(invocation.list('set'))
     const created = await sluice.engine.createTopic({
       name,
       config,

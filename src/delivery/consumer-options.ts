@@ -3,7 +3,14 @@
  * messages that follow from topics.
  */
 
-import type { Assignor, CommitOffset, Engine, OffsetSpec, TopicPartition } from '../engine/engine.ts'
+import type {
+  Assignor,
+  CommitOffset,
+  Engine,
+  Isolation,
+  OffsetSpec,
+  TopicPartition,
+} from '../engine/engine.ts'
 import type { SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Message, MessageBatch } from './message.ts'
@@ -61,6 +68,11 @@ export interface ConsumerOptions<T extends AnyTopic | string = AnyTopic | string
   readonly bufferBytesMax?: number
   /** How long a fetch waits for something new; it wakes at once when there is. Default 500. */
   readonly waitMs?: number
+  /**
+   * What to see of transactions: what is decided, without what was aborted; or everything as it comes. Default 'committed'. A
+   * transaction that is open holds back what comes after it in its partitions.
+   */
+  readonly isolation?: Isolation
   /** In order of preference; the group agrees on one. Default cooperative-sticky, then range. */
   readonly assignors?: readonly Assignor[]
   /** A member that is not heard of for so long has its partitions given to others. Default 45,000. */

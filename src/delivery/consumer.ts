@@ -133,6 +133,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
       partitionBytesMax: atLeast('partitionBytesMax', options.partitionBytesMax ?? 1024 * 1024, 1),
       bufferBytesMax: atLeast('bufferBytesMax', options.bufferBytesMax ?? 32 * 1024 * 1024, 1),
       waitMs: atLeast('waitMs', options.waitMs ?? 500, 0),
+      isolation: oneOf('isolation', options.isolation ?? 'committed', ['committed', 'uncommitted']),
       readers: () => this.#readers,
       isOver: () => this.#isOver,
       arrived: reader => this.#enqueue(reader),
@@ -250,17 +251,35 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     if (what === undefined) return this.#committer.commitHandled()
     const offsets = offsetsOf(what)
     for (const commit of offsets) {
-      const reader = this.#find(commit)
-      if (reader === undefined) {
-        throw new SluiceError(
-          'ILLEGAL_GENERATION',
-          `${commit.topic}/${commit.partition} is not assigned to this consumer any more; whoever has it now will handle the message again`,
-          { ...commit },
-        )
-      }
+      const reader = this.#held(commit)
       reader.handled = Math.max(reader.handled, commit.offset)
     }
     await this.#committer.commit(offsets)
+  }
+
+  /**
+   * @internal Hands offsets of partitions that it holds to `stage`, which makes them part of a transaction. Resolves with what is to be called
+   * once that has committed. Throws as `commit`.
+   */
+  async stage(
+    what: Message<unknown, unknown> | MessageBatch<unknown, unknown> | readonly CommitOffset[],
+    stage: (group: string, offsets: readonly CommitOffset[], member: Member) => Promise<void>,
+  ): Promise<() => void> {
+    const group = this.#groupOrThrow()
+    if (this.#committer.automatic) {
+      throw invalidOption('a consumer whose commits are part of transactions needs autoCommit: false')
+    }
+    const offsets = offsetsOf(what)
+    const readers = offsets.map(commit => this.#held(commit))
+    await stage(group, offsets, this.#member as Member)
+    return () => {
+      readers.forEach((reader, index) => {
+        const { offset } = offsets[index]
+        reader.handled = Math.max(reader.handled, offset)
+        reader.committed = offset
+      })
+      this.emit('committed', offsets)
+    }
   }
 
   /**
@@ -563,6 +582,17 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
 
   #find(of: TopicPartition): PartitionReader | undefined {
     return this.#readers.find(reader => isSame(reader, of))
+  }
+
+  /** The reader of what is to be committed. */
+  #held(commit: CommitOffset): PartitionReader {
+    const reader = this.#find(commit)
+    if (reader !== undefined) return reader
+    throw new SluiceError(
+      'ILLEGAL_GENERATION',
+      `${commit.topic}/${commit.partition} is not assigned to this consumer any more; whoever has it now will handle the message again`,
+      { ...commit },
+    )
   }
 
   #assigned(of: TopicPartition): PartitionReader {

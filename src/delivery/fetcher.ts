@@ -4,7 +4,7 @@
  * to take more while a call waits for news of others ends that wait, and the next call asks for it too.
  */
 
-import type { Engine, Fetched, FetchPartition, TopicPartition } from '../engine/engine.ts'
+import type { Engine, Fetched, FetchPartition, Isolation, TopicPartition } from '../engine/engine.ts'
 import { SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { PartitionReader } from './partition-reader.ts'
@@ -16,6 +16,7 @@ export interface FetchContext {
   readonly partitionBytesMax: number
   readonly bufferBytesMax: number
   readonly waitMs: number
+  readonly isolation: Isolation
   /** The assigned partitions, now. */
   readers(): readonly PartitionReader[]
   isOver(): boolean
@@ -104,7 +105,7 @@ export class Fetcher {
   }
 
   async #fetch(readers: readonly PartitionReader[]): Promise<void> {
-    const { engine, waitMs } = this.#context
+    const { engine, waitMs, isolation } = this.#context
     const wanted: FetchPartition[] = readers.map(({ topic, partition, fetchOffset }) => ({
       topic,
       partition,
@@ -115,7 +116,8 @@ export class Fetcher {
     this.#abort = new AbortController()
     let fetched: readonly Fetched[]
     try {
-      fetched = await engine.fetch(wanted, { partitionBytesMax, waitMs, signal: this.#abort.signal })
+      const { signal } = this.#abort
+      fetched = await engine.fetch(wanted, { partitionBytesMax, waitMs, isolation, signal })
     } finally {
       this.#abort = null
       for (const reader of readers) reader.inFetch = false

@@ -20,12 +20,14 @@ import type { OpenBatch } from './open-batch.ts'
 
 /** What a line needs from its producer. */
 export interface WriterContext {
-  readonly engine: Engine
+  readonly engine: Pick<Engine, 'produce' | 'initProducer'>
   readonly clock: Clock
   readonly random: () => number
   readonly acks: Acks | undefined
   readonly compression: Compression
   readonly idempotent: boolean
+  /** Batches are part of transactions. */
+  readonly transactional: boolean
   readonly lingerMs: number
   readonly retries: number
   readonly retryBackoffMs: number
@@ -165,12 +167,12 @@ export class PartitionWriter {
   }
 
   #encode(batch: OpenBatch): Buffer {
-    const { compression } = this.#context
+    const { compression, transactional } = this.#context
     if (this.#identity === null) return batch.builder.close({ compression })
     const { producerId, epoch } = this.#identity
     const baseSequence = this.#nextSequence
     this.#nextSequence = (baseSequence + batch.builder.count) & SEQUENCE_MASK
-    return batch.builder.close({ compression, producerId, producerEpoch: epoch, baseSequence })
+    return batch.builder.close({ compression, producerId, producerEpoch: epoch, baseSequence, transactional })
   }
 
   #accepted(baseOffset: number, appendTime: number): void {
@@ -250,7 +252,15 @@ export class PartitionWriter {
   }
 }
 
+const unknownOutcomes: ReadonlySet<SluiceError['code']> = new Set([
+  'TIMED_OUT',
+  'STORAGE_FAILED',
+  'CLOSED',
+  'UNREACHABLE', // an attempt before may have come through
+  'UNAVAILABLE', // stored by the leader, and not by enough replicas
+])
+
 /** 'unknown' where the batch may be stored although the call failed. */
 function outcomeOf(code: SluiceError['code']): 'refused' | 'unknown' {
-  return code === 'TIMED_OUT' || code === 'STORAGE_FAILED' || code === 'CLOSED' ? 'unknown' : 'refused'
+  return unknownOutcomes.has(code) ? 'unknown' : 'refused'
 }

@@ -2,7 +2,7 @@
  * What a producer can be told: options with their defaults, and the default for errors that nobody waits for.
  */
 
-import type { Acks, Engine } from '../engine/engine.ts'
+import type { Acks, Engine, TransactionSession } from '../engine/engine.ts'
 import type { SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Compression } from '../record/builder.ts'
@@ -38,8 +38,8 @@ export interface ProducerOptions {
   /** Default: by key as every Kafka client does it (murmur2); without a key, batch by batch round robin. */
   readonly partitioner?: Partitioner
   /**
-   * Lets the log recognise a batch that is sent again, so that a retry stores nothing twice. Default false:
-   * in process nothing gets lost on the way.
+   * Lets the log recognise a batch that is sent again, so that a retry stores nothing twice. Default false in
+   * process, where nothing gets lost on the way; true on a server or cluster, unless `acks` asks for less than all.
    */
   readonly idempotent?: boolean
   /** How often a batch is sent again after an error that may pass. Default 10; 0 turns retries off. */
@@ -62,6 +62,8 @@ export interface FailedPosts {
 /** @internal What a `Sluice` hands to its producers. */
 export interface ProducerSetting {
   readonly engine: Engine
+  /** Everything it sends is part of this session's transactions. */
+  readonly session?: TransactionSession
   readonly clock?: Clock
   /** From 0 to 1. */
   readonly random?: () => number

@@ -15,7 +15,7 @@
  * holds a reference to the message, not a copy.
  */
 
-import type { Engine } from '../engine/engine.ts'
+import type { Engine, TransactionSession } from '../engine/engine.ts'
 import { SluiceError } from '../errors.ts'
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts'
 import { asBuffer, BATCH_HEADER_BYTES } from '../record/batch.ts'
@@ -109,9 +109,14 @@ export class Producer {
     if (options.idempotent && !this.#engine.supports.idempotence) {
       throw new SluiceError('UNSUPPORTED', `${this.#engine.url} has no idempotent producers`)
     }
+    const { supports } = this.#engine
+    const waitsForAll = options.acks === undefined || options.acks === 'flushed'
     if (options.acks !== undefined) oneOf('acks', options.acks, ['none', 'written', 'flushed'])
+    const { session } = setting
+    const isSafer = supports.losesAnswers && supports.idempotence && waitsForAll
     this.#context = {
-      engine: this.#engine,
+      engine: session === undefined ? this.#engine : transactional(session),
+      transactional: session !== undefined,
       clock: this.#clock,
       random: this.#random,
       acks: options.acks,
@@ -122,7 +127,7 @@ export class Producer {
         'lz4',
         'zstd',
       ]),
-      idempotent: options.idempotent ?? false,
+      idempotent: options.idempotent ?? (session !== undefined || isSafer),
       lingerMs: atLeast('lingerMs', options.lingerMs ?? 0, 0),
       retries: atLeast('retries', options.retries ?? 10, 0),
       retryBackoffMs: atLeast('retryBackoffMs', options.retryBackoffMs ?? 100, 0),
@@ -787,3 +792,9 @@ function timedOut(batch: OpenBatch, when: string): SluiceError {
     outcome,
   })
 }
+
+/** What the lines of a transactional producer send to. */
+const transactional = (session: TransactionSession): WriterContext['engine'] => ({
+  produce: (topic, partition, batch) => session.produce(topic, partition, batch),
+  initProducer: () => Promise.resolve(session.identity),
+})

@@ -15,7 +15,7 @@ import type {
   TopicPartition,
 } from '../engine/engine.ts'
 import { isSluiceError, SluiceError } from '../errors.ts'
-import type { Clock } from '../lib/clock.ts'
+import { type Clock, systemClock } from '../lib/clock.ts'
 import { Consumer } from './consumer.ts'
 import type { ConsumerOptions } from './consumer-options.ts'
 import { invalidOption } from './option.ts'
@@ -31,6 +31,8 @@ import {
   topicName,
   topicOf,
 } from './topic.ts'
+import { type Transaction, type TransactionOptions, Transactions } from './transaction.ts'
+import { Transform, type TransformHandler, type TransformOptions } from './transform.ts'
 
 /** How a `Sluice` behaves beyond its engine. */
 export interface SluiceOptions {
@@ -68,6 +70,7 @@ export class Sluice {
   readonly #producers = new Set<Producer>()
   readonly #consumers = new Set<{ stop(): Promise<void> }>()
   #shared: Producer | null = null
+  #transactions: Transactions | null = null
   #closing: Promise<void> | null = null
 
   /** @internal Made by `open()`. */
@@ -121,6 +124,45 @@ export class Sluice {
     })
     this.#consumers.add(consumer)
     return consumer
+  }
+
+  // Transactions.
+
+  /**
+   * Runs `body` in a transaction: what it publishes and commits through its argument happens as a whole when its promise has resolved,
+   * and not at all if it rejects. Resolves with what `body` resolves with.
+   *
+   *     await mq.transaction(async tx => {
+   *       tx.publish('orders', order)
+   *       tx.publish('invoices', invoice)
+   *     })
+   *
+   * Rejects with what `body` throws; with what a message in it was refused with; `PRODUCER_FENCED` (it took longer than
+   * `timeoutMs`, or another took over its name); `UNSUPPORTED`, `CLOSED`. Then nothing of it has happened, unless the error's
+   * detail says `outcome: 'unknown'`.
+   */
+  transaction<R>(
+    body: (transaction: Transaction) => Promise<R> | R,
+    options: TransactionOptions = {},
+  ): Promise<R> {
+    if (this.#closing !== null) return Promise.reject(this.#closedError())
+    return this.#allTransactions().run(body, options)
+  }
+
+  /**
+   * Consumes, transforms and produces, exactly once: for each batch that is read, what the handler publishes through `transaction` and the commit
+   * of the batch are one transaction. The handler may be called again for messages whose transaction did not come about. Goes on until
+   * it is stopped, or the handler throws (see `Transform.done`). Throws `INVALID_ARGUMENT`, `CLOSED`.
+   */
+  transform<const T extends AnyTopic | string>(
+    options: TransformOptions<T>,
+    handler: TransformHandler<T>,
+  ): Transform<T> {
+    const { transaction = {}, ...consumerOptions } = options
+    const consumer = this.consumer<T>({ ...consumerOptions, autoCommit: false })
+    const transact = <R>(body: (transaction: Transaction) => Promise<R>) =>
+      this.#allTransactions().run(body, transaction)
+    return new Transform<T>(consumer, transact, this.#options.clock ?? systemClock, handler)
   }
 
   // Topics.
@@ -279,10 +321,17 @@ export class Sluice {
   async #close(options: { readonly deadlineMs?: number }): Promise<void> {
     try {
       await Promise.all([...this.#consumers].map(consumer => (consumer as Consumer).stop(options)))
+      await this.#transactions?.close()
       await Promise.all([...this.#producers].map(producer => producer.close(options)))
     } finally {
       await this.engine.close()
     }
+  }
+
+  #allTransactions(): Transactions {
+    const { clock = systemClock, clientId = 'sluice', autoCreateTopics = true } = this.#options
+    this.#transactions ??= new Transactions(this.engine, clock, clientId, autoCreateTopics)
+    return this.#transactions
   }
 
   #checkOpen(): void {

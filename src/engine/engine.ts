@@ -17,6 +17,8 @@ export interface EngineSupports {
   /** `acks: 'flushed'` really waits for the disk (locally) or the in-sync replicas (on a cluster). */
   readonly durableAcks: boolean
   readonly deleteRecords: boolean
+  /** Answers may be lost on the way, and with them whether a batch was stored: producers are idempotent unless told otherwise. */
+  readonly losesAnswers: boolean
 }
 
 export interface TopicSpec {
@@ -84,11 +86,19 @@ export interface FetchPartition extends TopicPartition {
   readonly offset: number
 }
 
+/** What a reader sees of transactions. */
+export type Isolation = 'committed' | 'uncommitted'
+
 export interface FetchOptions {
   /** Bytes per partition; a batch larger than that is returned all the same, alone. Default 1 MiB. */
   readonly partitionBytesMax?: number
   /** How long to wait when no partition has anything. Default 500; 0 answers at once. */
   readonly waitMs?: number
+  /**
+   * `committed`: only what is decided, and batches of aborted transactions without their records. `uncommitted`: all there is. Default
+   * `committed`.
+   */
+  readonly isolation?: Isolation
   /** Ends the wait early, with whatever there is. */
   readonly signal?: AbortSignal
 }
@@ -145,9 +155,36 @@ export interface MemberEvents {
   failed(error: SluiceError): void
 }
 
+export interface TransactionOptions {
+  /** Who opens a session under the same id fences this one, and aborts what it has under way. */
+  readonly transactionalId: string
+  /** A transaction that takes longer is aborted, and its session fenced. */
+  readonly timeoutMs: number
+}
+
+/**
+ * A transactional producer. It has one transaction at a time, which begins with the first thing that becomes part of it.
+ * All of it throws `PRODUCER_FENCED` (or `INVALID_PRODUCER_EPOCH`) once the session is fenced: then it is of no use any more.
+ */
+export interface TransactionSession {
+  /** The same for the life of the session. */
+  readonly identity: ProducerIdentity
+  /** As `Engine.produce`, for batches that carry the identity, a sequence and the transactional bit. */
+  produce(topic: string, partition: number, batch: Uint8Array): Promise<Produced>
+  /**
+   * Offsets that are committed with the transaction. `member`: whose they are, so that a member that has lost its partitions is refused
+   * (as `Member.commit`); null: nobody's.
+   */
+  stageOffsets(group: string, offsets: readonly CommitOffset[], member: Member | null): Promise<void>
+  /** Resolves when it is decided for good. Without anything in the transaction it does nothing. */
+  end(commit: boolean): Promise<void>
+}
+
 /** A place in a consumer group. The engine joins, sends heartbeats and joins again by itself. */
 export interface Member {
   readonly memberId: string
+  /** Of a static member; otherwise null. */
+  readonly instanceId: string | null
   readonly generation: number
   /** Commits under this membership. Throws `ILLEGAL_GENERATION`, `UNKNOWN_MEMBER`, `REBALANCE_IN_PROGRESS` or `FENCED_MEMBER`. */
   commit(offsets: readonly CommitOffset[]): Promise<void>
@@ -155,7 +192,15 @@ export interface Member {
   leave(): Promise<void>
 }
 
-export type GroupState = 'empty' | 'preparing-rebalance' | 'completing-rebalance' | 'stable' | 'dead'
+/** `assigning` and `reconciling`: of groups of Kafka's new consumer protocol. */
+export type GroupState =
+  | 'empty'
+  | 'preparing-rebalance'
+  | 'completing-rebalance'
+  | 'assigning'
+  | 'reconciling'
+  | 'stable'
+  | 'dead'
 
 export interface GroupSummary {
   readonly group: string
@@ -200,6 +245,8 @@ export interface Engine {
   /** Appends one batch with base offset 0. The engine does not keep `batch` after the promise has resolved or rejected. */
   produce(topic: string, partition: number, batch: Uint8Array, acks?: Acks): Promise<Produced>
   initProducer(): Promise<ProducerIdentity>
+  /** Throws `INVALID_TRANSACTION_TIMEOUT`, `UNSUPPORTED`. */
+  initTransactions(options: TransactionOptions): Promise<TransactionSession>
   /** Reads several partitions; waits (long poll) until one has something or the time is over. One entry per partition asked for. */
   fetch(partitions: readonly FetchPartition[], options?: FetchOptions): Promise<Fetched[]>
   /** `latest` is the high watermark. A time after the last record gives the high watermark. */

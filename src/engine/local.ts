@@ -34,8 +34,12 @@ import type {
   TopicDescription,
   TopicPartition,
   TopicSpec,
+  TransactionOptions,
+  TransactionSession,
 } from './engine.ts'
-import { LocalMember, withMetadata } from './local-member.ts'
+import { withMetadata } from './group-member.ts'
+import { LocalMember } from './local-member.ts'
+import { LocalTransactionSession } from './local-transaction.ts'
 
 /** When an append counts as done; see docs/guides/durability.md. */
 export type Flush = 'always' | 'os' | { readonly everyMs?: number; readonly everyMessages?: number }
@@ -101,9 +105,10 @@ export class LocalEngine implements Engine {
   readonly url: string
   readonly supports: EngineSupports = {
     idempotence: true,
-    transactions: false,
+    transactions: true,
     durableAcks: true,
     deleteRecords: true,
+    losesAnswers: false,
   }
   /** For what only this process can see: metrics. */
   readonly broker: Broker
@@ -169,9 +174,14 @@ export class LocalEngine implements Engine {
     return { producerId: await this.broker.allocateProducerId(), epoch: 0 }
   }
 
+  initTransactions(options: TransactionOptions): Promise<TransactionSession> {
+    return LocalTransactionSession.open(this.broker, options)
+  }
+
   fetch(partitions: readonly FetchPartition[], options: FetchOptions = {}): Promise<Fetched[]> {
     return this.broker.fetch(partitions, {
       partitionBytesMax: options.partitionBytesMax ?? PARTITION_BYTES_MAX,
+      committedOnly: options.isolation !== 'uncommitted',
       waitMs: options.waitMs ?? WAIT_MS,
       signal: options.signal,
     })
@@ -204,6 +214,12 @@ export class LocalEngine implements Engine {
   }
 
   async committed(group: string, partitions?: readonly TopicPartition[]): Promise<CommittedOffset[]> {
+    // Whoever goes on from a commit must not overlook one that is about to be decided.
+    for (const { topic, partition } of partitions ?? []) {
+      if (!this.broker.transactions.hasStaged(group, topic, partition)) continue
+      const message = `group "${group}": the commit of ${topic}/${partition} waits for the end of a transaction`
+      throw new SluiceError('UNSTABLE_OFFSET_COMMIT', message, { group, topic, partition })
+    }
     const found =
       partitions === undefined
         ? this.broker.allCommitted(group)

@@ -33,6 +33,8 @@ export interface Checkpoint {
   /** Largest timestamp in that segment, and the last offset of its batch; -1 if there is none. */
   readonly maxTimestamp: number
   readonly maxTimestampOffset: number
+  /** Where the next compaction begins: what lies before has been compacted. Absent: nothing has. */
+  readonly cleanedUntil?: number
   /** Idempotent producers known at `offset`: if there are any, a snapshot of them lies beside. */
   readonly producers: number
 }

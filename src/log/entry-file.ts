@@ -16,7 +16,7 @@ import { readFully } from './scan.ts'
 const TAIL_ENTRIES = 64
 
 export class EntryFile {
-  readonly path: string
+  #path: string
   readonly #disk: Disk
   readonly #entryBytes: number
   #stored = 0
@@ -26,7 +26,7 @@ export class EntryFile {
 
   /** `exists`: open what is there (a torn last entry is ignored); otherwise the file is made at the first write. */
   constructor(disk: Disk, path: string, entryBytes: number, exists: boolean) {
-    this.path = path
+    this.#path = path
     this.#disk = disk
     this.#entryBytes = entryBytes
     this.#exists = exists
@@ -34,6 +34,13 @@ export class EntryFile {
     const file = disk.open(path, 'read')
     this.#stored = Math.floor(file.size() / entryBytes)
     file.close()
+  }
+
+  /** Takes the place of whatever is at `path`. Throws DiskError. */
+  move(path: string): void {
+    if (this.#exists) this.#disk.rename(this.#path, path)
+    else this.#disk.remove(path)
+    this.#path = path
   }
 
   get count(): number {
@@ -113,12 +120,24 @@ export class EntryFile {
     return written
   }
 
+  /** Sees to it that there is a file, if only an empty one. */
+  make(): void {
+    if (this.#exists) return
+    try {
+      this.#withFile('create', () => {
+        this.#exists = true
+      })
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error
+    }
+  }
+
   /** Writes what waits, and resolves when the file is durable, or removed because that is not to be had. */
   async sync(): Promise<void> {
     this.flush()
     if (!this.#exists) return
     try {
-      const file = this.#disk.open(this.path, 'write')
+      const file = this.#disk.open(this.#path, 'write')
       try {
         await file.sync()
       } finally {
@@ -138,14 +157,14 @@ export class EntryFile {
     if (!this.#exists) return
     this.#exists = false
     try {
-      this.#disk.remove(this.path)
+      this.#disk.remove(this.#path)
     } catch (error) {
       if (!(error instanceof DiskError)) throw error // it is made anew, empty, at the next write
     }
   }
 
   #withFile<T>(mode: 'read' | 'write' | 'create', use: (file: DiskFile) => T): T {
-    const file = this.#disk.open(this.path, mode)
+    const file = this.#disk.open(this.#path, mode)
     try {
       return use(file)
     } finally {
@@ -163,7 +182,7 @@ export class EntryFile {
     let file: DiskFile | null = null
     const stored = (index: number): Buffer | null => {
       try {
-        file ??= this.#disk.open(this.path, 'read')
+        file ??= this.#disk.open(this.#path, 'read')
         const entry = readFully(file, index * this.#entryBytes, this.#entryBytes)
         return entry.length < this.#entryBytes ? null : Buffer.from(entry)
       } catch (error) {

@@ -10,11 +10,11 @@
  *  - after a failed sync the log takes no more appends.
  */
 
+import assert from 'node:assert/strict'
 import { SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import { type Disk, DiskError } from '../lib/disk.ts'
 import {
-  asBuffer,
   BATCH_HEADER_BYTES,
   baseSequence,
   batchBytes,
@@ -22,7 +22,6 @@ import {
   checkHeader,
   compressionOf,
   isControl,
-  lastOffset,
   lastOffsetDelta,
   maxTimestamp,
   patchAppendTime,
@@ -32,15 +31,28 @@ import {
   recordCount,
 } from '../record/batch.ts'
 import { RecordCursor } from '../record/cursor.ts'
+import { encodeMarker } from '../record/marker.ts'
 import { markSyncFailure, unmarkSyncFailure, writeCheckpoint } from './checkpoint.ts'
+import {
+  Compaction,
+  type CompactionConfig,
+  type CompactionHost,
+  type CompactionOptions,
+  type CompactionRange,
+  type CompactionResult,
+  cleanableRange,
+  dirtyRatio,
+} from './compaction.ts'
 import { GroupCommit } from './group-commit.ts'
+import { LogReader, outOfRange } from './log-reader.ts'
 import type { OpenFiles } from './open-files.ts'
 import { type ProducerState, removeSnapshotsBefore, writeSnapshot } from './producer-state.ts'
 import { type Recovered, type RecoveryReport, recover } from './recovery.ts'
-import { locate } from './salvage.ts'
 import { readFully } from './scan.ts'
 import { RELATIVE_OFFSET_MAX, Segment } from './segment.ts'
-import { type Due, LEADER_EPOCH, selectBatches } from './select.ts'
+import { LEADER_EPOCH } from './select.ts'
+import { swapIn } from './swap.ts'
+import type { AbortedTransaction } from './transaction-index.ts'
 
 /** What a log lets itself be told; see docs/CONFIGURATION.md for the keys they come from. */
 export interface LogConfig {
@@ -58,6 +70,8 @@ export interface LogConfig {
   readonly retentionMs: number
   /** `retention.bytes`; -1: any number. */
   readonly retentionBytes: number
+  /** `cleanup.policy` includes `compact`. Absent: records are never compacted, and need no key. */
+  readonly compaction?: CompactionConfig | undefined
 }
 
 export interface LogOptions {
@@ -84,28 +98,6 @@ export interface Appended {
   readonly repeated: boolean
 }
 
-/** Where a read begins, and what it must find there. */
-interface Place {
-  readonly segment: Segment
-  readonly position: number
-  readonly due: Due
-}
-
-/** A read on its way through the segments. */
-interface ReadRequest {
-  segment: Segment
-  position: number
-  due: Due
-  readonly offset: number
-  readonly limit: number
-  readonly bytesMax: number
-  bytesWanted: number
-  /** The place was found by checking everything before it: if it is not right either, the bytes are damaged. */
-  checked: boolean
-}
-
-const EMPTY = Buffer.alloc(0)
-const PLACES_REMEMBERED = 64
 const COMPRESSION_MAX = 4
 /** Log written between two checkpoints, at most about: bounds what the next start after a crash has to walk. */
 const CHECKPOINT_BYTES = 64 * 1024 * 1024
@@ -118,6 +110,7 @@ export class Log {
   readonly #disk: Disk
   readonly #producers: ProducerState
   readonly #commit: GroupCommit
+  readonly #reader: LogReader
   #config: LogConfig
   #segments: Segment[]
   #active: Segment
@@ -128,10 +121,14 @@ export class Log {
   #directoryUnsynced = true
   /** Closed segments whose indexes no checkpoint has synced yet. */
   #unsyncedIndexes = new Set<Segment>()
-  #places = new Map<number, Place>()
   #bytesSinceCheckpoint = 0
   #changed = false
   #closed = false
+  /** Base offset of the segment in which the last checkpoint lies: before it everything is durable. */
+  #checkpointSegment: number
+  #cleanedUntil: number
+  #compacting: Promise<unknown> | null = null
+  #stopping = false
   #checkpointing: Promise<void> = Promise.resolve()
   #failure: SluiceError | null = null
 
@@ -175,12 +172,22 @@ export class Log {
     this.#startOffset = found.startOffset
     this.#endOffset = found.endOffset
     this.#producers = found.producers
+    this.#checkpointSegment = found.walkedFrom
+    this.#cleanedUntil = found.cleanedUntil
     this.#changed = found.isNew || found.durableOffset < found.endOffset || found.reports.length > 0
     // Found behind the checkpoint: written, perhaps not synced.
     for (const segment of found.segments) {
       if (segment.baseOffset >= found.walkedFrom) this.#unsyncedIndexes.add(segment)
       if (segment.baseOffset >= found.walkedFrom || segment === this.#active) this.#unsynced.add(segment)
     }
+    this.#reader = new LogReader({
+      segments: () => this.#segments,
+      startOffset: () => this.#startOffset,
+      endOffset: () => this.#endOffset,
+      checkOpen: () => {
+        if (this.#closed) throw this.#failure
+      },
+    })
     this.#commit = new GroupCommit(found.durableOffset, {
       clock: options.clock,
       endOffset: () => this.#endOffset,
@@ -225,6 +232,11 @@ export class Log {
     return this.#producers
   }
 
+  /** Where the oldest open transaction begins; Infinity if none is open. */
+  get firstUnstableOffset(): number {
+    return this.#producers.firstUnstableOffset
+  }
+
   configure(config: LogConfig): void {
     this.#config = config
   }
@@ -261,51 +273,63 @@ export class Log {
   }
 
   /**
+   * Writes the marker that ends the transaction which the producer has open. Returns its offset; -1 if it has none open. Throws as
+   * `append`, and INVALID_PRODUCER_EPOCH; then nothing is stored.
+   */
+  endTransaction(producerId: number, epoch: number, commit: boolean): number {
+    if (this.#failure !== null) throw this.#failure
+    this.#producers.checkMarker(producerId, epoch)
+    const firstOffset = this.#producers.transactionOffset(producerId)
+    if (firstOffset < 0) return -1
+    const timestamp = this.#options.clock.now()
+    const marker = encodeMarker(producerId, epoch, commit, timestamp)
+    const offset = this.#endOffset
+    patchOffset(marker, 0, offset, LEADER_EPOCH)
+    if (this.#isFull(marker.length, offset)) this.#attempt(() => this.#roll())
+    const { aborted } = this.#active
+    // Before the marker: from the moment that readers pass it, the entry has to be there.
+    if (!commit) {
+      const lastStableOffset = this.#producers.stableOffsetWithout(producerId, offset + 1)
+      this.#attempt(() => aborted.append({ producerId, firstOffset, lastOffset: offset, lastStableOffset }))
+    }
+    try {
+      this.#write(marker, offset)
+    } catch (error) {
+      if (!commit) this.#attempt(() => aborted.cut(offset))
+      throw error
+    }
+    this.#producers.noteMarker(producerId, epoch, offset, timestamp)
+    this.#endOffset = offset + 1
+    return offset
+  }
+
+  /** Aborted transactions with records from `offset` up to `end`, in the order of their ends. Throws STORAGE_FAILED. */
+  abortedTransactions(offset: number, end: number): AbortedTransaction[] {
+    const found: AbortedTransaction[] = []
+    try {
+      for (const segment of this.#segments) {
+        if (this.#endOfSegment(segment) > offset && !segment.aborted.collect(offset, end, found)) break
+      }
+    } catch (error) {
+      throw this.#refusal(error)
+    }
+    return found
+  }
+
+  /**
    * Whole batches from the one that holds `offset` on, up to about `bytesMax` (one batch at least) and none that begins at
-   * `limit` or later. Empty if there is nothing before `limit`. A result that is not a promise came from memory.
+   * `limit` or later. Empty if there is nothing before `limit`. Batches without records, as compaction leaves them, do not come first,
+   * unless nothing comes behind them. A result that is not a promise came from memory.
    * Throws, or rejects with, OFFSET_OUT_OF_RANGE and CORRUPT_LOG, whose detail has `file`, `position` and
    * `resumeOffset`, from which reading can go on.
    */
   read(offset: number, bytesMax: number, limit = this.#endOffset): Buffer | Promise<Buffer> {
-    if (offset < this.#startOffset || offset > this.#endOffset) throw this.#outOfRange(offset)
-    if (offset >= limit) return EMPTY
-    const { segment, position, due } = this.#places.get(offset) ?? this.#placeOf(offset)
-    const bytesWanted = Math.max(bytesMax, BATCH_HEADER_BYTES)
-    return this.#read({
-      segment,
-      position,
-      due,
-      offset,
-      limit,
-      bytesMax: bytesWanted,
-      bytesWanted,
-      checked: false,
-    })
+    return this.#reader.read(offset, bytesMax, limit)
   }
 
-  /** First offset whose record has at least this timestamp; -1 if there is none before `limit`. */
-  async offsetForTime(timestamp: number, limit = this.#endOffset): Promise<number> {
-    for (const segment of [...this.#segments]) {
-      if (segment.maxTimestamp >= 0 && segment.maxTimestamp < timestamp) continue
-      const hint = segment.timedBefore(timestamp)
-      let offset = hint?.lastOffset ?? segment.baseOffset
-      if (hint !== null && !(await this.#isTrue(hint, limit))) offset = segment.baseOffset
-      while (offset < limit) {
-        offset = Math.max(offset, this.#startOffset)
-        const batches = await this.read(offset, 256 * 1024, limit)
-        if (batches.length === 0) return -1
-        for (let at = 0; at < batches.length; at += batchBytes(batches, at)) {
-          offset = lastOffset(batches, at) + 1
-          if (maxTimestamp(batches, at) < timestamp) continue
-          const cursor = new RecordCursor(batches.subarray(at, at + batchBytes(batches, at)))
-          while (cursor.next()) {
-            if (cursor.timestamp >= timestamp && cursor.offset >= this.#startOffset) return cursor.offset
-          }
-        }
-        if (offset >= this.#endOfSegment(segment)) break
-      }
-    }
-    return -1
+  /** First offset whose record has at least this timestamp; -1 if there is none before `limit`. Rejects as `read`. */
+  offsetForTime(timestamp: number, limit = this.#endOffset): Promise<number> {
+    return this.#reader.offsetForTime(timestamp, limit)
   }
 
   /** Resolves when everything appended so far is on the disk. Rejects with STORAGE_FAILED, and so does all that comes later. */
@@ -338,7 +362,7 @@ export class Log {
     while (count < this.#segments.length - 1 && this.#segments[count + 1].baseOffset <= offset) count++
     const removed = this.#segments.slice(0, count)
     this.#segments = this.#segments.slice(count)
-    this.#places.clear()
+    this.#reader.forgetPlaces()
     for (const segment of removed) {
       this.#unsynced.delete(segment)
       this.#unsyncedIndexes.delete(segment)
@@ -365,13 +389,132 @@ export class Log {
     for (let index = 0; index < segments.length && segments[index] !== this.#active; index++) {
       const end = this.#endOfSegment(segments[index])
       const surplus = excess >= segments[index].size && excess > 0
-      if (end > limit || !(surplus || expired(segments[index]))) break
+      // All of its records were compacted away: it goes with the next one that goes.
+      const isBare = segments[index].maxTimestamp < 0
+      if (end > limit || !(surplus || isBare || expired(segments[index]))) break
       excess -= segments[index].size
-      until = end
+      if (!isBare || surplus) until = end
     }
     const before = this.#segments.length
     if (until > this.#startOffset) await this.deleteUntil(until)
     return before - this.#segments.length
+  }
+
+  // compacting
+
+  /** What there is to compact, if `firstUncleanableOffset` and the segments after it are left alone. Null: nothing. */
+  dirtyRange(firstUncleanableOffset: number): CompactionRange | null {
+    const config = this.#config.compaction
+    if (config === undefined) return null
+    const segments = this.#segments.filter(segment => segment !== this.#active)
+    const ends = segments.map(segment => this.#endOfSegment(segment))
+    const newest = this.#options.clock.now() - config.lagMsMin
+    return cleanableRange(segments, ends, this.#cleanedUntil, firstUncleanableOffset, newest)
+  }
+
+  /** Whether a compaction is due, by the part that is dirty or by the age of what is; then the part, else -1. Throws as `read`. */
+  compactionDue(firstUncleanableOffset: number): number {
+    const config = this.#config.compaction
+    if (config === undefined || this.#failure !== null) return -1
+    this.#rollOld(config.lagMsMax)
+    const range = this.dirtyRange(firstUncleanableOffset)
+    if (range === null) return -1
+    const ratio = dirtyRatio(range)
+    if (ratio > config.dirtyRatioMin) return ratio
+    return this.#oldestDirty(range) + config.lagMsMax < this.#options.clock.now() ? ratio : -1
+  }
+
+  /** So that what nobody writes to any more is compacted in the end. */
+  #rollOld(ageMax: number): void {
+    const { firstAppend } = this.#active
+    if (firstAppend >= 0 && this.#options.clock.now() - firstAppend >= ageMax) this.roll()
+  }
+
+  #oldestDirty(range: CompactionRange): number {
+    if (this.#config.compaction!.lagMsMax === Number.POSITIVE_INFINITY) return 0
+    const first = range.segments.find(({ end }) => end > range.firstDirty)!.segment
+    const header = readFully(first.file, 0, BATCH_HEADER_BYTES)
+    const timestamp = header.length < BATCH_HEADER_BYTES ? -1 : maxTimestamp(header, 0)
+    return timestamp < 0 ? Number.POSITIVE_INFINITY : timestamp
+  }
+
+  /**
+   * One pass of compaction, if there is anything dirty: null if not. Appends and reads go on meanwhile. Rejects with CORRUPT_LOG,
+   * DISK_FULL, STORAGE_FAILED, and CLOSED if the log is closed, or what is compacted deleted, meanwhile. One at a time.
+   */
+  compact(options: CompactionOptions): Promise<CompactionResult | null> {
+    assert(this.#compacting === null, 'a log is compacted once at a time')
+    const result = this.#compact(options).finally(() => {
+      this.#compacting = null
+    })
+    this.#compacting = result
+    return result
+  }
+
+  async #compact(options: CompactionOptions): Promise<CompactionResult | null> {
+    if (this.#failure !== null) throw this.#failure
+    try {
+      // What replaces a record has to be durable before the record goes, and recovery must not have to walk what is replaced.
+      await this.checkpoint()
+      const limit = Math.min(options.firstUncleanableOffset, this.#checkpointSegment)
+      const range = this.dirtyRange(limit)
+      if (range === null) return null
+      const result = await new Compaction(this.#compactionHost(), range, options).run()
+      this.#cleanedUntil = result.cleanedUntil
+      this.#changed = true
+      await this.checkpoint()
+      return result
+    } catch (error) {
+      throw this.#refusal(error)
+    }
+  }
+
+  #compactionHost(): CompactionHost {
+    const { files, clock } = this.#options
+    return {
+      disk: this.#disk,
+      files,
+      clock,
+      directory: this.directory,
+      indexIntervalBytes: this.#config.indexIntervalBytes,
+      segmentBytesMax: this.#config.segmentBytesMax,
+      config: this.#config.compaction!,
+      lastOffsetOf: producer => this.#producers.lastOffsetOf(producer),
+      isStopped: () => this.#stopping || this.#failure !== null,
+      swapIn: (cleaned, old) => this.#swapIn(cleaned, old),
+    }
+  }
+
+  async #swapIn(cleaned: Segment, old: readonly Segment[]): Promise<void> {
+    try {
+      await swapIn(cleaned, {
+        disk: this.#disk,
+        syncDirectory: () => this.#syncDirectory(),
+        exchange: () => this.#exchange(cleaned, old),
+      })
+    } catch (error) {
+      throw this.#fail(error) // half of it may be done: the next start finishes it
+    }
+  }
+
+  #exchange(cleaned: Segment, old: readonly Segment[]): readonly Segment[] {
+    const replaced = this.#segments.filter(segment => old.includes(segment))
+    if (replaced.length === 0) return replaced
+    const at = this.#segments.indexOf(replaced[0])
+    this.#segments = this.#segments.toSpliced(at, replaced.length, cleaned)
+    this.#reader.forgetPlaces()
+    for (const segment of replaced) {
+      this.#unsynced.delete(segment)
+      this.#unsyncedIndexes.delete(segment)
+    }
+    return replaced
+  }
+
+  /** Ends a compaction under way; what it has replaced stays replaced. */
+  async stopCompaction(): Promise<void> {
+    this.#stopping = true
+    await this.#compacting?.catch(() => {})
+    this.#stopping = this.#closed
   }
 
   /**
@@ -388,6 +531,7 @@ export class Log {
 
   /** Flushes, writes the checkpoint and gives the files back. */
   async close(): Promise<void> {
+    await this.stopCompaction()
     if (this.#failure === null) {
       try {
         await this.flush()
@@ -436,6 +580,7 @@ export class Log {
         throw new SluiceError('INVALID_RECORD', 'a batch with a producer id needs an epoch and a sequence')
       }
     }
+    if (this.#config.compaction !== undefined && !isControl(batch, 0)) checkKeys(batch)
     if (batch.length > this.#config.batchBytesMax) {
       throw new SluiceError(
         'MESSAGE_TOO_LARGE',
@@ -509,6 +654,7 @@ export class Log {
     this.#active.seal()
     this.#unsyncedIndexes.add(this.#active)
     this.#directoryUnsynced = true
+    this.#changed = true
     this.#segments = [...this.#segments, next]
     this.#active = next
     this.#unsynced.add(next)
@@ -535,7 +681,8 @@ export class Log {
   }
 
   async #writeCheckpoint(): Promise<void> {
-    if (!this.#changed || this.#failure !== null) return
+    if (this.#failure !== null) throw this.#failure
+    if (!this.#changed) return
     // Taken in one turn: where the log ends now, and its producers. Appends go on meanwhile.
     const active = this.#active
     const checkpoint = {
@@ -545,6 +692,7 @@ export class Log {
       position: active.size,
       maxTimestamp: active.maxTimestamp,
       maxTimestampOffset: active.maxTimestampOffset,
+      ...(this.#cleanedUntil > 0 && { cleanedUntil: this.#cleanedUntil }),
       producers: this.#producers.count,
     }
     const snapshot = checkpoint.producers > 0 ? this.#producers.encode() : null
@@ -566,6 +714,7 @@ export class Log {
       }
       await writeCheckpoint(this.#disk, this.directory, checkpoint)
       await this.#syncDirectory()
+      this.#checkpointSegment = checkpoint.segment
       removeSnapshotsBefore(this.#disk, this.directory, checkpoint.offset)
     } catch (error) {
       this.#changed = true
@@ -601,182 +750,36 @@ export class Log {
     return this.#failure
   }
 
-  // reading
-
-  #placeOf(offset: number): Place {
-    const segments = this.#segments
-    let low = 0
-    let high = segments.length
-    while (high - low > 1) {
-      const middle = (low + high) >>> 1
-      if (segments[middle].baseOffset <= offset) low = middle
-      else high = middle
-    }
-    const segment = segments[low]
-    const indexed = segment.indexedBefore(offset)
-    if (indexed === null) return startOf(segment)
-    return { segment, position: indexed.position, due: { baseOffset: -1, lastOffset: indexed.lastOffset } }
-  }
-
-  /** Whether what a time index says is so. */
-  async #isTrue(hint: { timestamp: number; lastOffset: number }, limit: number): Promise<boolean> {
-    if (hint.lastOffset < this.#startOffset || hint.lastOffset >= limit) return false
-    const batches = await this.read(hint.lastOffset, BATCH_HEADER_BYTES, limit)
-    return lastOffset(batches, 0) === hint.lastOffset && maxTimestamp(batches, 0) === hint.timestamp
-  }
-
   #endOfSegment(segment: Segment): number {
     const index = this.#segments.indexOf(segment)
+    if (index < 0) return this.#segments.find(other => other.baseOffset > segment.baseOffset)!.baseOffset
     return index + 1 < this.#segments.length ? this.#segments[index + 1].baseOffset : this.#endOffset
   }
 
-  #read(request: ReadRequest): Buffer | Promise<Buffer> {
-    try {
-      for (;;) {
-        const bytes = this.#bytesAt(request)
-        if (!(bytes instanceof Uint8Array)) return this.#readCold(request, bytes)
-        const result = this.#take(request, asBuffer(bytes), true)
-        if (result !== null) return result
-      }
-    } catch (error) {
-      throw this.#readError(error, request)
-    }
-  }
-
-  async #readCold(request: ReadRequest, first: Promise<Uint8Array>): Promise<Buffer> {
-    let pending: Uint8Array | Promise<Uint8Array> = first
-    try {
-      for (;;) {
-        const trusted = pending instanceof Uint8Array
-        const result = this.#take(request, asBuffer(await pending), trusted)
-        if (result !== null) return result
-        pending = this.#bytesAt(request)
-      }
-    } catch (error) {
-      throw this.#readError(error, request)
-    }
-  }
-
-  /** Bytes where the request stands now, in the next segment if this one is at its end. */
-  #bytesAt(request: ReadRequest): Uint8Array | Promise<Uint8Array> {
-    if (this.#closed) throw this.#failure
-    if (request.segment.baseOffset > request.offset) {
-      const { baseOffset } = request.segment
-      throw this.#damage(request, 0, `offsets before ${baseOffset} are missing`, baseOffset)
-    }
-    while (request.position >= request.segment.size) {
-      const next = this.#segments[this.#segments.indexOf(request.segment) + 1]
-      if (next === undefined || next.baseOffset > request.offset)
-        this.#locate(request, 0, 'the file ends here')
-      else Object.assign(request, startOf(next))
-    }
-    const available = request.segment.size - request.position
-    return request.segment.file.read(request.position, Math.min(request.bytesWanted, available))
-  }
-
-  /** Takes from bytes that were read what is wanted; null if there is more to read first. */
-  #take(request: ReadRequest, bytes: Buffer, trusted: boolean): Buffer | null {
-    const selection = selectBatches(bytes, trusted, request.offset, request.limit, request.due)
-    switch (selection.kind) {
-      case 'found':
-        this.#remember(selection.next, request.segment, request.position + selection.end)
-        return bytes.subarray(selection.start, selection.end)
-      case 'more':
-        if (selection.skip === 0) return this.#takeLonger(request, bytes, selection.needed)
-        request.position += selection.skip
-        request.due = selection.due
-        request.bytesWanted = Math.max(request.bytesWanted, selection.needed)
-        return null
-      case 'damaged':
-        return this.#locate(request, selection.at, selection.wrong)
-    }
-  }
-
-  /** The bytes at hand end inside the first batch. */
-  #takeLonger(request: ReadRequest, bytes: Buffer, needed: number): Buffer | null {
-    const { segment, position } = request
-    const available = segment.size - position
-    if (needed > available) return this.#locate(request, 0, 'the file ends inside a batch')
-    const asked = Math.min(request.bytesWanted, available)
-    request.bytesWanted = Math.max(request.bytesWanted, needed)
-    if (bytes.length >= asked) return null
-    // Not at hand in one piece: asking again would bring the same.
-    const whole = readFully(segment.file, position, needed)
-    return whole.length < needed
-      ? this.#locate(request, 0, 'the file ends inside a batch')
-      : this.#take(request, whole, false)
-  }
-
-  /**
-   * Something is not as it should be before the wanted offset was reached. An index, or a header that was stepped over, may have led
-   * astray: the segment is looked through from its start. Throws CORRUPT_LOG if the offset is among what is lost.
-   */
-  #locate(request: ReadRequest, at: number, wrong: string): null {
-    if (request.checked) throw this.#damage(request, at, wrong)
-    const { segment, offset } = request
-    if (segment.removed) throw this.#outOfRange(offset)
-    const end = this.#endOfSegment(segment)
-    if (offset >= end) {
-      // Behind the last batch of the segment there is something that does not belong there.
-      Object.assign(request, this.#placeOf(offset))
-      return null
-    }
-    const located = locate(segment.file, segment.baseOffset, end, offset)
-    request.position = located.position
-    if (located.kind === 'lost') throw this.#damage(request, 0, located.wrong, located.resumeOffset)
-    request.due = { baseOffset: located.baseOffset, lastOffset: -1 }
-    request.bytesWanted = request.bytesMax // a damaged header may have asked for any number
-    request.checked = true
-    return null
-  }
-
-  #remember(offset: number, segment: Segment, position: number): void {
-    if (segment.removed) return
-    this.#places.delete(offset)
-    this.#places.set(offset, { segment, position, due: { baseOffset: offset, lastOffset: -1 } })
-    if (this.#places.size > PLACES_REMEMBERED) this.#places.delete(this.#places.keys().next().value!)
-  }
-
-  // errors
-
-  #damage(
-    request: ReadRequest,
-    at: number,
-    wrong: string,
-    resumeOffset = this.#endOfSegment(request.segment),
-  ): SluiceError {
-    const position = request.position + at
-    const file = request.segment.path
-    return new SluiceError(
-      'CORRUPT_LOG',
-      `${file} is damaged at position ${position}: ${wrong}; reading can go on at offset ${resumeOffset}`,
-      { file, position, offset: request.offset, resumeOffset },
-    )
-  }
-
-  #readError(error: unknown, request: ReadRequest): unknown {
-    if (request.offset < this.#startOffset) return this.#outOfRange(request.offset) // deleted while it was read
-    if (!(error instanceof DiskError)) return error
-    const { segment, position } = request
-    return new SluiceError(
-      'CORRUPT_LOG',
-      `${segment.path} cannot be read at position ${position}: ${error.message}`,
-      { file: segment.path, position, offset: request.offset, resumeOffset: this.#endOfSegment(segment) },
-      error,
-    )
-  }
-
   #outOfRange(offset: number): SluiceError {
-    return new SluiceError(
-      'OFFSET_OUT_OF_RANGE',
-      `offset ${offset} is not between ${this.#startOffset} and ${this.#endOffset}`,
-      { offset, startOffset: this.#startOffset, endOffset: this.#endOffset },
-    )
+    return outOfRange(offset, this.#startOffset, this.#endOffset)
   }
 }
 
-const startOf = (segment: Segment): Place => ({
-  segment,
-  position: 0,
-  due: { baseOffset: segment.baseOffset, lastOffset: -1 },
-})
+/** What `recordErrors` in the detail of INVALID_RECORD holds. */
+export interface RecordError {
+  /** Of the record within its batch. */
+  readonly index: number
+  readonly message: string
+}
+
+/** Without a key nothing could ever replace the record. Throws INVALID_RECORD. */
+function checkKeys(batch: Buffer): void {
+  const recordErrors: RecordError[] = []
+  const cursor = new RecordCursor(batch)
+  for (let index = 0; cursor.next(); index++) {
+    if (cursor.keyBytes < 0)
+      recordErrors.push({ index, message: 'a compacted topic takes no record without a key' })
+  }
+  if (recordErrors.length === 0) return
+  throw new SluiceError(
+    'INVALID_RECORD',
+    `${recordErrors.length} records have no key, and the topic is compacted (cleanup.policy): give each a key`,
+    { recordErrors },
+  )
+}

@@ -15,7 +15,16 @@
  */
 
 import type { Disk, DiskFile } from '../lib/disk.ts'
-import { baseOffset, lastOffset, leaderEpoch, producerId } from '../record/batch.ts'
+import {
+  baseOffset,
+  isControl,
+  lastOffset,
+  leaderEpoch,
+  maxTimestamp,
+  producerEpoch,
+  producerId,
+} from '../record/batch.ts'
+import { isCommitMarker } from '../record/marker.ts'
 import { CHECKPOINT_NAME, type Checkpoint, MARKED_NAME, readCheckpoint } from './checkpoint.ts'
 import type { OpenFiles } from './open-files.ts'
 import { ProducerState, readSnapshot, snapshotOffsets } from './producer-state.ts'
@@ -23,6 +32,7 @@ import { locate } from './salvage.ts'
 import { findBatch, scan } from './scan.ts'
 import { Segment, segmentName, segmentOffset } from './segment.ts'
 import { LEADER_EPOCH } from './select.ts'
+import { settleLeftovers } from './swap.ts'
 
 /** What is known of a segment at the place where its walk ends. */
 export interface CrashFacts {
@@ -113,6 +123,8 @@ export interface Recovered {
   readonly reports: RecoveryReport[]
   /** Segments with this base offset and later ones may hold what is not durable; before it nothing was looked at. */
   readonly walkedFrom: number
+  /** Where the next compaction begins. */
+  readonly cleanedUntil: number
   /** There has never been a record, nor a checkpoint. */
   readonly isNew: boolean
   /** A mark of a failed sync was found; to be taken away once everything is durable. */
@@ -159,6 +171,10 @@ async function recoverFiles(walk: Walk, files: OpenFiles, names: Set<string>): P
   const checkpoint = found === 'damaged' ? null : found
   const startOffset = checkpoint?.startOffset ?? 0
   const syncFailed = names.has(MARKED_NAME)
+  if (await settleCompaction(walk, files, syncFailed)) {
+    names.clear()
+    for (const name of disk.list(directory)) names.add(name)
+  }
   if (syncFailed) await rewriteFrom(walk, names, checkpoint?.segment ?? 0)
   const segments = listSegments(walk, files, names, startOffset)
   // The first checkpoint is written before the first append: without one there is nothing, unless somebody removed it.
@@ -195,9 +211,20 @@ async function recoverFiles(walk: Walk, files: OpenFiles, names: Set<string>): P
     producers: walk.producers,
     reports: walk.reports,
     walkedFrom: known.segment,
+    cleanedUntil: checkpoint?.cleanedUntil ?? 0,
     isNew,
     syncFailed,
   }
+}
+
+/** What a crash left of a compaction is finished or taken back, before anything else is looked at. */
+function settleCompaction(walk: Walk, files: OpenFiles, syncFailed: boolean): Promise<boolean> {
+  const { disk, directory, indexIntervalBytes } = walk
+  const onDamage = (file: string, position: number, wrong: string): void => {
+    const message = `${file}: ${wrong} at position ${position}, in a compacted segment that was not in place yet`
+    walk.report({ case: 'damaged-swap', severity: 'warning', file, position, bytes: 0, message })
+  }
+  return settleLeftovers({ disk, files, directory, indexIntervalBytes, syncFailed, onDamage })
 }
 
 /** The segments that still count. What a crash left of others is removed. */
@@ -214,7 +241,7 @@ function listSegments(walk: Walk, files: OpenFiles, names: Set<string>, startOff
   }
   disk.remove(`${directory}/${COPY_NAME}`)
   for (const name of names) {
-    const log = /^(\d{20})\.(index|timeindex)$/.exec(name)?.[1]
+    const log = /^(\d{20})\.(index|timeindex|txnindex)$/.exec(name)?.[1]
     // It would be taken for that of a new segment with the same name.
     if (log !== undefined && !names.has(`${log}.log`)) disk.remove(`${directory}/${name}`)
   }
@@ -244,6 +271,7 @@ async function walkFirst(
 ): Promise<number> {
   if (segment === undefined) return known.offset
   segment.cutIndexes(known.position)
+  segment.aborted.cut(known.offset)
   if (known.position > 0) segment.restoreMaxTimestamp(known.maxTimestamp, known.maxTimestampOffset)
   kept.push(segment)
   if (segment.size < known.position) {
@@ -278,6 +306,7 @@ async function walkLater(walk: Walk, kept: Segment[], segment: Segment, due: num
   }
   kept.push(segment)
   segment.cutIndexes(0)
+  segment.aborted.cut(due)
   return walkBatches(walk, segment, 0, due)
 }
 
@@ -295,7 +324,7 @@ async function walkBatches(walk: Walk, segment: Segment, position: number, due: 
     }
     if (wrong !== null) break
     segment.note(found.bytes, found.at, found.batchBytes, found.position, walk.indexIntervalBytes)
-    if (producerId(found.bytes, found.at) >= 0) walk.producers.note(found.bytes, found.at, next)
+    noteProducer(walk.producers, found.bytes, found.at, segment)
     next = lastOffset(found.bytes, found.at) + 1
     end = found.position + found.batchBytes
   }
@@ -311,6 +340,20 @@ async function walkBatches(walk: Walk, segment: Segment, position: number, due: 
     },
   )
   return next
+}
+
+/** `segment`: gets the entry of an aborted transaction; null if it has it already. */
+function noteProducer(producers: ProducerState, bytes: Buffer, at: number, segment: Segment | null): void {
+  const id = producerId(bytes, at)
+  if (id < 0) return
+  const offset = baseOffset(bytes, at)
+  if (!isControl(bytes, at)) {
+    producers.note(bytes, at, offset)
+    return
+  }
+  const ended = producers.noteMarker(id, producerEpoch(bytes, at), offset, maxTimestamp(bytes, at))
+  if (ended === null || segment === null || isCommitMarker(bytes, at)) return
+  segment.aborted.append({ ...ended, lastStableOffset: Math.min(producers.firstUnstableOffset, offset + 1) })
 }
 
 /** Does what the case asks for. */
@@ -445,8 +488,7 @@ function replayProducers(walk: Walk, segments: readonly Segment[], from: number,
     for (const found of scan(segment.file, located.position, end)) {
       if (found.wrong !== null) break
       const base = baseOffset(found.bytes, found.at)
-      if (base >= from && producerId(found.bytes, found.at) >= 0)
-        walk.producers.note(found.bytes, found.at, base)
+      if (base >= from) noteProducer(walk.producers, found.bytes, found.at, null)
     }
   }
 }

@@ -11,9 +11,10 @@
  */
 
 import type { Disk, DiskFile } from '../lib/disk.ts'
-import { lastOffset, maxTimestamp, readInt64, writeInt64 } from '../record/batch.ts'
+import { batchBytes, lastOffset, maxTimestamp, readInt64, writeInt64 } from '../record/batch.ts'
 import { EntryFile } from './entry-file.ts'
 import type { OpenFiles } from './open-files.ts'
+import { TransactionIndex } from './transaction-index.ts'
 
 const OFFSET_ENTRY_BYTES = 8
 const TIME_ENTRY_BYTES = 12
@@ -33,12 +34,14 @@ export function segmentOffset(name: string): number {
 
 export class Segment {
   readonly baseOffset: number
-  readonly path: string
+  #path: string
   readonly #disk: Disk
   readonly #files: OpenFiles
   readonly #directory: string
   readonly #offsets: EntryFile
   readonly #times: EntryFile
+  /** Transactions aborted by markers in this segment. */
+  readonly aborted: TransactionIndex
   #size = -1
   #bytesSinceEntry = 0
   /** Largest timestamp so far, and the last offset of the batch that has it; -1: none or not known. */
@@ -54,26 +57,44 @@ export class Segment {
     directory: string,
     baseOffset: number,
     names: ReadonlySet<string>,
+    suffix = '',
   ) {
     this.baseOffset = baseOffset
-    this.path = `${directory}/${segmentName(baseOffset, 'log')}`
+    this.#path = `${directory}/${segmentName(baseOffset, 'log')}${suffix}`
     this.#disk = disk
     this.#files = files
     this.#directory = directory
-    const entryFile = (suffix: string, bytes: number): EntryFile => {
-      const name = segmentName(baseOffset, suffix)
+    const entryFile = (kind: string, bytes: number): EntryFile => {
+      const name = segmentName(baseOffset, kind) + suffix
       return new EntryFile(disk, `${directory}/${name}`, bytes, names.has(name))
     }
     this.#offsets = entryFile('index', OFFSET_ENTRY_BYTES)
     this.#times = entryFile('timeindex', TIME_ENTRY_BYTES)
+    const abortedName = segmentName(baseOffset, 'txnindex') + suffix
+    this.aborted = new TransactionIndex(disk, `${directory}/${abortedName}`, names.has(abortedName))
   }
 
-  /** Makes the files of a new segment. */
-  static create(disk: Disk, files: OpenFiles, directory: string, baseOffset: number): Segment {
-    const segment = new Segment(disk, files, directory, baseOffset, new Set())
+  /** Makes the files of a new segment. With a suffix they are not those of a log yet: see `swap.ts`. */
+  static create(
+    disk: Disk,
+    files: OpenFiles,
+    directory: string,
+    baseOffset: number,
+    suffix: '' | '.cleaned' = '',
+  ): Segment {
+    const segment = new Segment(disk, files, directory, baseOffset, new Set(), suffix)
     files.create(segment.path)
     segment.#size = 0
     return segment
+  }
+
+  /** The segment of a file that has not its final name yet, without indexes. */
+  static swapOf(disk: Disk, files: OpenFiles, directory: string, baseOffset: number): Segment {
+    return new Segment(disk, files, directory, baseOffset, new Set(), '.swap')
+  }
+
+  get path(): string {
+    return this.#path
   }
 
   get file(): DiskFile {
@@ -108,6 +129,18 @@ export class Segment {
     this.file.write(batch, position)
     this.note(batch, 0, batch.length, position, indexIntervalBytes)
     this.#size = position + batch.length
+  }
+
+  /** As `append`, any number of batches in one write. */
+  appendAll(batches: Buffer, indexIntervalBytes: number): void {
+    const position = this.size
+    this.file.write(batches, position)
+    for (let at = 0; at < batches.length; ) {
+      const bytes = batchBytes(batches, at)
+      this.note(batches, at, bytes, position + at, indexIntervalBytes)
+      at += bytes
+    }
+    this.#size = position + batches.length
   }
 
   /** Takes a batch that lies at `position` of the file into the indexes. */
@@ -176,6 +209,7 @@ export class Segment {
   seal(): void {
     this.#noteTime()
     this.#offsets.flush()
+    this.#offsets.make() // Kafka's dump tool reads a time index only if there is the other one
     // Without its last entry the index would make the segment older than it is, and retention would remove it too early.
     if (!this.#times.flush()) this.#times.discard()
   }
@@ -183,12 +217,14 @@ export class Segment {
   async syncIndexes(): Promise<void> {
     if (!this.#removed) await this.#offsets.sync()
     if (!this.#removed) await this.#times.sync()
+    if (!this.#removed) await this.aborted.sync()
   }
 
   async sync(): Promise<void> {
     await this.file.sync()
   }
 
+  /** Whoever reads from it has to look for its place anew, in the segment that has taken its place. */
   get removed(): boolean {
     return this.#removed
   }
@@ -196,10 +232,52 @@ export class Segment {
   /** Removes the files. Reads under way are completed. */
   remove(): void {
     this.#removed = true
-    this.#files.close(this.path)
-    for (const suffix of ['log', 'index', 'timeindex', 'snapshot', 'txnindex']) {
-      this.#disk.remove(`${this.#directory}/${segmentName(this.baseOffset, suffix)}`)
+    this.#files.close(this.#path)
+    this.#disk.remove(this.#path)
+    for (const suffix of ['index', 'timeindex', 'snapshot', 'txnindex']) {
+      this.#disk.remove(this.#name(suffix))
     }
+  }
+
+  /** The log file gets another suffix. Reads under way are completed. Throws DiskError. */
+  moveLog(suffix: '' | '.swap'): void {
+    const path = this.#name('log') + suffix
+    this.#files.close(this.#path)
+    this.#disk.rename(this.#path, path)
+    this.#path = path
+  }
+
+  /** The indexes get the names that those of a segment have, in place of what is there. Throws DiskError. */
+  moveIndexes(): void {
+    this.#offsets.move(this.#name('index'))
+    this.#times.move(this.#name('timeindex'))
+    this.aborted.move(this.#name('txnindex'))
+  }
+
+  /** Another segment has taken its place: the log file is set aside as `.deleted`, the indexes go. Throws DiskError. */
+  retire(): void {
+    this.#removed = true
+    this.#files.close(this.#path)
+    this.#disk.rename(this.#path, this.retiredPath)
+    for (const suffix of ['index', 'timeindex', 'txnindex']) this.#disk.remove(this.#name(suffix))
+  }
+
+  get retiredPath(): string {
+    return `${this.#name('log')}.deleted`
+  }
+
+  /** Removes what was made under the suffix `.cleaned` or `.swap`, and nothing else. */
+  discard(): void {
+    this.#removed = true
+    this.#files.close(this.#path)
+    this.#disk.remove(this.#path)
+    this.#offsets.discard()
+    this.#times.discard()
+    this.#disk.remove(this.aborted.path)
+  }
+
+  #name(suffix: string): string {
+    return `${this.#directory}/${segmentName(this.baseOffset, suffix)}`
   }
 
   #noteTime(): void {

@@ -17,6 +17,7 @@ import {
   checkHeader,
   lastOffset,
   leaderEpoch,
+  recordCount,
 } from '../record/batch.ts'
 
 /** The epoch that the log writes into every batch. Outside the checksum, so it is compared. */
@@ -36,13 +37,17 @@ export type Selection =
   /** No good batch at `at`. */
   | { readonly kind: 'damaged'; readonly at: number; readonly wrong: string }
 
-/** Batches from the one that holds `offset` on, none that begins at `limit` or later; `offset` is below `limit`. */
+/**
+ * Batches from the one that holds `offset` on, none that begins at `limit` or later; `offset` is below `limit`. `passEmpty`: the
+ * first is not one without records, as compaction leaves them; those are stepped over.
+ */
 export function selectBatches(
   bytes: Buffer,
   trusted: boolean,
   offset: number,
   limit: number,
   first: Due,
+  passEmpty = false,
 ): Selection {
   let start = -1
   let due = first
@@ -70,8 +75,11 @@ export function selectBatches(
         break
       } else if (!trusted) wrong = checkStored(bytes, at)
       if (wrong === null) {
-        if (start < 0) start = at
         next = last + 1
+        if (start < 0) {
+          if (passEmpty && recordCount(bytes, at) === 0) due = { baseOffset: next, lastOffset: -1 }
+          else start = at
+        }
         at += length
         continue
       }

@@ -10,7 +10,7 @@
  *   17   4    CRC-32C                 of everything from 21 to the end
  *   21   2    attributes              bits 0–2 compression, 3 log-append time, 4 transactional, 5 control, 6 delete horizon
  *   23   4    last offset delta
- *   27   8    base timestamp          ms; record timestamps are deltas to it
+ *   27   8    base timestamp          ms; record timestamps are deltas to it. With bit 6: when tombstones may go (compaction, KIP-534)
  *   35   8    max timestamp           ms
  *   43   8    producer id             -1: none
  *   51   2    producer epoch
@@ -36,6 +36,7 @@ export const COMPRESSION_MASK = 0x07
 export const LOG_APPEND_TIME = 0x08
 export const TRANSACTIONAL = 0x10
 export const CONTROL = 0x20
+export const DELETE_HORIZON = 0x40
 
 /** A 64-bit integer as a number; exact within ±2^53. */
 export function readInt64(bytes: Buffer, at: number): number {
@@ -71,6 +72,9 @@ export const compressionOf = (bytes: Buffer, at: number): number => attributes(b
 export const isTransactional = (bytes: Buffer, at: number): boolean =>
   (attributes(bytes, at) & TRANSACTIONAL) !== 0
 export const isControl = (bytes: Buffer, at: number): boolean => (attributes(bytes, at) & CONTROL) !== 0
+/** From when on the tombstones of a compacted batch, or its transaction marker, may be dropped, ms; -1: not decided yet. */
+export const deleteHorizon = (bytes: Buffer, at: number): number =>
+  (attributes(bytes, at) & DELETE_HORIZON) === 0 ? -1 : baseTimestamp(bytes, at)
 export const hasAppendTime = (bytes: Buffer, at: number): boolean =>
   (attributes(bytes, at) & LOG_APPEND_TIME) !== 0
 

@@ -56,7 +56,7 @@ const varintBytes = (value: number): number => {
 /** A zigzag number is twice the magnitude, plus one if negative; kept apart, since twice 2^52 is not exact any more. */
 const magnitudeOf = (value: number): number => (value >= 0 ? value : -value - 1)
 
-const varlongBytes = (value: number): number => {
+export const varlongBytes = (value: number): number => {
   if (value >= -0x40000000 && value < 0x40000000) return varintBytes(value)
   let bytes = 1
   for (let rest = Math.floor(magnitudeOf(value) / 0x40); rest > 0; rest = Math.floor(rest / 0x80)) bytes++
@@ -220,7 +220,7 @@ function writeContent(
   return at + bytes
 }
 
-function writeVarint(buffer: Buffer, start: number, value: number): number {
+export function writeVarint(buffer: Buffer, start: number, value: number): number {
   let at = start
   let rest = ((value << 1) ^ (value >> 31)) >>> 0
   while (rest >= 0x80) {
@@ -231,7 +231,7 @@ function writeVarint(buffer: Buffer, start: number, value: number): number {
   return at
 }
 
-function writeVarlong(buffer: Buffer, start: number, value: number): number {
+export function writeVarlong(buffer: Buffer, start: number, value: number): number {
   if (value >= -0x40000000 && value < 0x40000000) return writeVarint(buffer, start, value)
   let at = start
   const magnitude = magnitudeOf(value)

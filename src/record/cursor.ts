@@ -43,6 +43,7 @@ export class RecordCursor {
 
   readonly #batches: Buffer
   readonly #bytesMax: number
+  readonly #control: boolean
   #nextBatch = 0
   #remaining = 0
   #position = 0
@@ -53,9 +54,11 @@ export class RecordCursor {
   #appendTime = -1
   #varint = 0
 
-  constructor(batches: Uint8Array, decompressedBytesMax = DECOMPRESSED_BYTES_MAX) {
+  /** `control`: also the records of control batches, for whoever deals with transactions. */
+  constructor(batches: Uint8Array, options?: { decompressedBytesMax?: number; control?: boolean }) {
     this.#batches = asBuffer(batches)
-    this.#bytesMax = decompressedBytesMax
+    this.#bytesMax = options?.decompressedBytesMax ?? DECOMPRESSED_BYTES_MAX
+    this.#control = options?.control === true
     this.bytes = this.#batches
   }
 
@@ -104,6 +107,11 @@ export class RecordCursor {
     return true
   }
 
+  /** Where the current record ends in `bytes`, and the next of the same batch begins. */
+  get end(): number {
+    return this.#position
+  }
+
   /** The headers of the current record, decoded. */
   headers(): [name: string, value: Buffer | null][] {
     return readHeaders(this.bytes, this.headersStart, this.headerCount, this.#position)
@@ -118,7 +126,7 @@ export class RecordCursor {
     const bytes = wrong === null ? batchBytes(batches, at) : 0
     if (wrong !== null || at + bytes > batches.length) throw this.#malformed(wrong ?? 'incomplete batch')
     this.#nextBatch = at + bytes
-    if (isControl(batches, at)) return true
+    if (isControl(batches, at) && !this.#control) return true
     this.#remaining = recordCount(batches, at)
     this.#baseOffset = baseOffset(batches, at)
     this.#lastOffsetDelta = lastOffsetDelta(batches, at)

@@ -175,7 +175,9 @@ describe('committed offsets', () => {
     await broker.commit('billing', null, [at(7, 'note')])
     await reopen()
     expect(broker.committed('billing', 'orders', 0)).toMatchObject({ offset: 7, metadata: 'note' })
-    expect(broker.listGroups()).toEqual([{ group: 'billing', state: 'empty', protocolType: '' }])
+    expect(broker.listGroups()).toEqual([
+      { group: 'billing', type: 'classic', state: 'empty', protocolType: '' },
+    ])
   })
 
   it('are forgotten with their group', async () => {

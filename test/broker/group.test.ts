@@ -925,6 +925,7 @@ test('describe shows members with what they said and got, while stable', () => {
   const nothing = new Uint8Array(0)
   expect(describeGroup()).toEqual({
     group: 'g',
+    type: 'classic',
     state: 'completing-rebalance',
     generation: 1,
     protocolType: 'consumer',

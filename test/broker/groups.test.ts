@@ -104,9 +104,9 @@ describe('the table', () => {
     groups.ensure('known')
     groups.ensure('joined')
     expect(groups.list()).toEqual([
-      { group: 'joined', state: 'completing-rebalance', protocolType: 'consumer' },
-      { group: 'committed', state: 'empty', protocolType: '' },
-      { group: 'known', state: 'empty', protocolType: '' },
+      { group: 'joined', type: 'classic', state: 'completing-rebalance', protocolType: 'consumer' },
+      { group: 'committed', type: 'classic', state: 'empty', protocolType: '' },
+      { group: 'known', type: 'classic', state: 'empty', protocolType: '' },
     ])
   })
 

@@ -61,6 +61,7 @@ export interface ProduceCall {
 
 class FakeMember implements Member {
   readonly memberId: string
+  readonly instanceId = null
   readonly options: MemberOptions
   readonly events: MemberEvents
   assignment: TopicPartition[] = []
@@ -165,7 +166,13 @@ type Call =
 
 export class FakeEngine implements Engine {
   readonly url = 'fake:'
-  readonly supports = { idempotence: true, transactions: false, durableAcks: true, deleteRecords: true }
+  readonly supports = {
+    idempotence: true,
+    transactions: false,
+    durableAcks: true,
+    deleteRecords: true,
+    losesAnswers: false,
+  }
   readonly produced: ProduceCall[] = []
   readonly commits: CommitOffset[] = []
   /** Fetch calls so far. */
@@ -358,6 +365,10 @@ export class FakeEngine implements Engine {
     this.throwIfPlanned('initProducer')
     if (this.#held !== null) await new Promise<void>(resolve => this.#held!.push(resolve))
     return { producerId: this.#producerIds++, epoch: 0 }
+  }
+
+  initTransactions(): Promise<never> {
+    return Promise.reject(new SluiceError('UNSUPPORTED', 'there are none'))
   }
 
   async fetch(wanted: readonly FetchPartition[], options: FetchOptions = {}): Promise<Fetched[]> {

@@ -23,7 +23,7 @@ describe('open', () => {
     ['memory:x', 'INVALID_URL'],
     ['file:', 'INVALID_URL'],
     ['file://elsewhere/data', 'INVALID_URL'],
-    ['kafka://localhost:9092', 'UNSUPPORTED'],
+    ['kafka://localhost:9092?tls=1', 'INVALID_URL'],
   ])('refuses %j', async (url, code) => {
     await expect(open(url as string)).rejects.toMatchObject({ code })
   })

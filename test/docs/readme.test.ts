@@ -1,7 +1,7 @@
 /** What the README shows is run as it is printed there, on the package as it is published. */
 
 import { execFileSync } from 'node:child_process'
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { optionRow } from '../../src/server/options.ts'
@@ -63,7 +63,7 @@ test('first program: compiles, prints what it says, and the second run goes on b
       lines: ['ann 12.5', 'bob 30'],
     })
   }
-  const described = await sluice.shell('sluice group describe billing --json')
+  const described = await sluice.shell('sluice group describe billing --json --url ./data')
   const { partitions } = JSON.parse(described.stdout)
   const sum = (field: string) =>
     partitions.reduce((total: number, one: Record<string, number>) => total + one[field], 0)
@@ -71,39 +71,48 @@ test('first program: compiles, prints what it says, and the second run goes on b
   expect(readFileSync(join(root, 'examples/hello.ts'), 'utf8').endsWith(`*/\n\n${code}`)).toBe(true)
 })
 
-test('the command line does what it shows', async () => {
+test('the command line does what it shows, with the server that is started', async () => {
   const commands = under('The command line').replace('seq 1000000', 'seq 10000').replace('sluice bench\n', '') // has tests of its own
-  const { code, stdout, stderr } = await sluice.shell(`mkdir shown; cd shown; ${commands}`)
+  const folder = join(sluice.path, 'shown')
+  mkdirSync(folder)
+  const server = await startServer(folder)
+  const { code, stdout, stderr } = await sluice.shell(
+    `cd shown; export SLUICE_KAFKA_PORT=${server.kafkaPort}; ${commands}`,
+  )
   expect(code, stderr).toBe(0)
   expect(stderr).toContain('published 10,000 messages to orders')
   expect(stderr).toContain('no damage')
   expect(stdout.match(/^\d+$/gm)).toHaveLength(10)
+  process.kill(server.pid, 'SIGTERM')
+  expect(await server.ended).toMatchObject({ code: 0 })
 })
 
 interface Server {
   readonly url: string
+  readonly kafkaPort: string
   readonly pid: number
   readonly ended: ReturnType<typeof outcomeOf>
 }
 
-/** `npm start`, without npm in between and on a free port. */
-async function startServer(): Promise<Server> {
+/** `npm start`, without npm in between and on free ports; its data is in a folder, by default that of the package. */
+async function startServer(folder?: string): Promise<Server> {
   const packagePath = join(sluice.path, 'node_modules/sluice')
   const { scripts } = JSON.parse(readFileSync(join(packagePath, 'package.json'), 'utf8'))
   const [node, ...args] = scripts.start.split(' ')
   expect(node).toBe('node')
+  const [script, ...command] = args
   const child = sluice.start(
     process.execPath,
-    [...args, '--http-port', '0', '--kafka-port', '0'],
-    packagePath,
+    [join(packagePath, script), ...command, '--http-port', '0', '--kafka-port', '0'],
+    folder ?? packagePath,
   )
-  const listening = Promise.withResolvers<string>()
+  const listening = Promise.withResolvers<{ url: string; kafkaPort: string }>()
   const ended = outcomeOf(child, text => {
-    const found = /http:\/\/127\.0\.0\.1:\d+(?=\n)/.exec(text)
-    if (found) listening.resolve(found[0])
+    const found = /(http:\/\/127\.0\.0\.1:\d+)\n +kafka +127\.0\.0\.1:(\d+)\n/.exec(text)
+    if (found) listening.resolve({ url: found[1], kafkaPort: found[2] })
   })
   ended.then(({ stderr }) => listening.reject(new Error(`the server ended: ${stderr}`)))
-  return { url: await listening.promise, pid: child.pid!, ended }
+  return { ...(await listening.promise), pid: child.pid!, ended }
 }
 
 /** Runs a command of the README against this server. */

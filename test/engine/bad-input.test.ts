@@ -358,7 +358,7 @@ describe('directories and files that are not ours', () => {
   test.each([
     ['', 'INVALID_URL'],
     ['http://localhost:8080', 'INVALID_URL'],
-    ['kafka://localhost:9092', 'UNSUPPORTED'],
+    ['kafka://localhost:9092?tls=1', 'INVALID_URL'],
   ])('the address %j: %s', async (url, code) => {
     expect(await refusal(open(url))).toMatchObject({ code })
   })

@@ -18,11 +18,19 @@ import {
   values,
 } from './scratch-log.ts'
 
-const batch = (sequence: number, options: { count?: number; id?: number; epoch?: number } = {}): Buffer =>
+interface Options {
+  readonly count?: number
+  readonly id?: number
+  readonly epoch?: number
+  readonly transactional?: boolean
+}
+
+const batch = (sequence: number, options: Options = {}): Buffer =>
   batchOf(values(options.count ?? 1), {
     producerId: options.id ?? 7,
     producerEpoch: options.epoch ?? 0,
     baseSequence: sequence,
+    transactional: options.transactional,
   })
 
 /** The offset, with `again` if it was stored before; or the code of the refusal. */
@@ -258,5 +266,143 @@ describe('the state', () => {
     expect(state.encode().toString('hex')).toMatch(
       /^0001[0-9a-f]{8}000000010000000000000fa000050000000b000000000000004e000000010000018bcfe56800ffffffffffffffffffffffff$/,
     )
+  })
+})
+
+describe('transactions', () => {
+  const part = (sequence: number, options: Options = {}): Buffer =>
+    batch(sequence, { transactional: true, ...options })
+  /** The refusal, or where it was stored before; -1: it may be appended. */
+  const check = (state: ProducerState, bytes: Buffer): number | string => {
+    try {
+      return state.check(bytes, 0)
+    } catch (error) {
+      return (error as SluiceError).code
+    }
+  }
+
+  test('begin with their first batch; the oldest that is open holds readers up', () => {
+    const state = new ProducerState()
+    expect(state.firstUnstableOffset).toBe(Number.POSITIVE_INFINITY)
+    state.note(batch(0, { id: 9 }), 0, 3)
+    state.note(part(0, { id: 1, count: 2 }), 0, 4)
+    state.note(part(0, { id: 2 }), 0, 6)
+    state.note(part(2, { id: 1 }), 0, 7)
+    expect(state.firstUnstableOffset).toBe(4)
+    expect([1, 2, 9].map(id => state.transactionOffset(id))).toEqual([4, 6, -1])
+    expect(state.stableOffsetWithout(1, 8)).toBe(6)
+    expect(state.stableOffsetWithout(2, 8)).toBe(4)
+    expect([...state.list()].map(each => [each.producerId, each.transactionOffset])).toEqual([
+      [9, -1],
+      [2, 6],
+      [1, 4],
+    ])
+
+    expect(state.noteMarker(1, 0, 8, 0)).toEqual({ producerId: 1, firstOffset: 4, lastOffset: 8 })
+    expect(state.firstUnstableOffset).toBe(6)
+    state.note(part(3, { id: 1 }), 0, 9)
+    expect(state.transactionOffset(1)).toBe(9)
+    expect(state.firstUnstableOffset).toBe(6)
+    expect(state.noteMarker(2, 0, 10, 0)).toMatchObject({ firstOffset: 6 })
+    expect(state.firstUnstableOffset).toBe(9)
+    expect(state.stableOffsetWithout(1, 11)).toBe(11)
+  })
+
+  test('a marker where none is open ends nothing', () => {
+    const state = new ProducerState()
+    expect(state.noteMarker(1, 0, 5, 0)).toBeNull()
+    state.note(part(0, { id: 1 }), 0, 6)
+    expect(state.noteMarker(1, 0, 7, 0)).not.toBeNull()
+    expect(state.noteMarker(1, 0, 8, 0)).toBeNull()
+  })
+
+  test('after a marker of its own epoch a producer goes on with its sequence', () => {
+    const state = new ProducerState()
+    state.note(part(0, { count: 3 }), 0, 0)
+    state.noteMarker(7, 0, 3, 0)
+    expect(check(state, part(0, { count: 3 }))).toBe(0)
+    expect(check(state, part(4))).toBe('OUT_OF_ORDER_SEQUENCE')
+    expect(check(state, part(3))).toBe(-1)
+    expect(check(state, batch(3))).toBe(-1)
+  })
+
+  test('a marker of a newer epoch fences who wrote; the new epoch begins at 0', () => {
+    const state = new ProducerState()
+    state.note(part(0, { count: 3 }), 0, 0)
+    state.noteMarker(7, 1, 3, 0)
+    expect(check(state, part(3))).toBe('INVALID_PRODUCER_EPOCH')
+    expect(check(state, part(0, { count: 3 }))).toBe('INVALID_PRODUCER_EPOCH')
+    expect(check(state, part(3, { epoch: 1 }))).toBe('OUT_OF_ORDER_SEQUENCE')
+    expect(check(state, part(0, { epoch: 1, count: 3 }))).toBe(-1)
+    expect([...state.list()]).toMatchObject([{ epoch: 1, lastSequence: -1, transactionOffset: -1 }])
+  })
+
+  test('while one is open, what is no part of it is refused, whatever its epoch; repetitions are known', () => {
+    const state = new ProducerState()
+    state.note(batch(0), 0, 0)
+    state.note(part(1), 0, 1)
+    expect(check(state, batch(2))).toBe('INVALID_TXN_STATE')
+    expect(check(state, batch(0, { epoch: 1 }))).toBe('INVALID_TXN_STATE')
+    expect(check(state, batch(0))).toBe(0)
+    expect(check(state, part(2))).toBe(-1)
+    // As a repetition of another epoch it is none.
+    expect(check(state, part(0, { epoch: 1 }))).toBe(-1)
+  })
+
+  test('a snapshot keeps those that are open, in their order, and producers of which only a marker is known', () => {
+    const state = new ProducerState()
+    state.note(part(0, { id: 3 }), 0, 10)
+    state.note(part(0, { id: 1 }), 0, 11)
+    state.note(part(0, { id: 2 }), 0, 12)
+    state.note(part(1, { id: 3 }), 0, 13)
+    state.note(part(0, { id: 4 }), 0, 14)
+    state.noteMarker(4, 6, 15, 99)
+    const copy = new ProducerState()
+    copy.note(part(0, { id: 50 }), 0, 1)
+    expect(copy.decode(state.encode())).toBe(true)
+    expect(copy.encode()).toEqual(state.encode())
+    expect([1, 2, 3, 4, 50].map(id => copy.transactionOffset(id))).toEqual([11, 12, 10, -1, -1])
+    expect(copy.firstUnstableOffset).toBe(10)
+    for (const [id, next] of [
+      [3, 11],
+      [1, 12],
+      [2, Number.POSITIVE_INFINITY],
+    ]) {
+      // prettier-ignore
+      copy.noteMarker(id, 0, 20 + id, 0)
+      expect(copy.firstUnstableOffset).toBe(next)
+    }
+    expect(check(copy, part(1, { id: 4, epoch: 6 }))).toBe('OUT_OF_ORDER_SEQUENCE')
+    expect(check(copy, part(0, { id: 4, epoch: 6 }))).toBe(-1)
+    expect(check(copy, part(0, { id: 4, epoch: 5 }))).toBe('INVALID_PRODUCER_EPOCH')
+    copy.clear()
+    expect(copy.firstUnstableOffset).toBe(Number.POSITIVE_INFINITY)
+  })
+
+  test('a producer with only a marker is stored in the format of Kafka', () => {
+    const state = new ProducerState()
+    state.note(part(10, { id: 4_000, epoch: 5 }), 0, 77)
+    expect(state.encode().subarray(-8).toString('hex')).toBe('000000000000004d')
+    state.noteMarker(4_000, 6, 78, 1_900_000_000_000)
+    // … │ id │ epoch │ no sequence │ no offset │ delta 0 │ timestamp │ coordinator epoch │ no transaction
+    expect(state.encode().subarray(10).toString('hex')).toBe(
+      `0000000000000fa00006ffffffffffffffffffffffff00000000000001ba60d33800${'f'.repeat(24)}`,
+    )
+  })
+
+  test('neither time nor others push out a producer with one that is open', () => {
+    const state = new ProducerState(3)
+    state.note(part(0, { id: 1 }), 0, 0)
+    for (let id = 2; id < 20; id++) state.note(batch(0, { id }), 0, id)
+    state.expire(Number.MAX_SAFE_INTEGER)
+    expect([...state.list()].map(each => each.producerId)).toEqual([1])
+    expect(state.firstUnstableOffset).toBe(0)
+    for (let id = 20; id < 25; id++) state.note(part(0, { id }), 0, id)
+    expect(state.count).toBe(6)
+    expect(state.noteMarker(1, 0, 30, 0)).toEqual({ producerId: 1, firstOffset: 0, lastOffset: 30 })
+    state.note(batch(0, { id: 30 }), 0, 31)
+    expect([...state.list()].map(each => each.producerId)).not.toContain(1)
+    state.expire(Number.MAX_SAFE_INTEGER)
+    expect(state.count).toBe(5)
   })
 })

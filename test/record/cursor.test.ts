@@ -24,7 +24,7 @@ function batch(offset: number, values: readonly string[], compression: Compressi
 
 /** Reads everything, headers too; the number of records, or the code of the error. */
 function readAll(bytes: Uint8Array, decompressedBytesMax = 100_000): number | string {
-  const cursor = new RecordCursor(bytes, decompressedBytesMax)
+  const cursor = new RecordCursor(bytes, { decompressedBytesMax })
   let count = 0
   try {
     while (cursor.next()) {

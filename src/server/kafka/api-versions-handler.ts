@@ -15,6 +15,24 @@ const SOFTWARE_NAME_VERSION = 3
 /** As KIP-511 asks for: these end up in metrics and logs. */
 const SOFTWARE_NAME = /^[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?$/
 
+/**
+ * What a cluster agrees on (KIP-584); there is nobody to agree with, so the newest level holds. Clients look at them to find
+ * out whether consumer groups of KIP-848 and transactions of KIP-890 are in use.
+ */
+const features = [
+  { name: 'group.version', maxVersion: 1 },
+  { name: 'transaction.version', maxVersion: 2 },
+]
+const supportedFeatures = features.map(feature => ({ ...feature, minVersion: 0 }))
+const finalizedFeatures = features.map(({ name, maxVersion }) => ({
+  name,
+  maxVersionLevel: maxVersion,
+  minVersionLevel: maxVersion,
+}))
+const FEATURES_EPOCH = 1
+/** First version in which a feature may begin at level 0; before, such a one is left out (KIP-1022). */
+const LEVEL_ZERO_VERSION = 4
+
 export interface ServedApi {
   readonly apiKey: number
   readonly minVersion: number
@@ -35,6 +53,13 @@ export function apiVersionsHandler(handlers: readonly { readonly api: Api }[]): 
     const wrong =
       version >= SOFTWARE_NAME_VERSION &&
       !(SOFTWARE_NAME.test(clientSoftwareName) && SOFTWARE_NAME.test(clientSoftwareVersion))
-    return wrong ? { errorCode: INVALID_REQUEST, apiKeys: [] } : { errorCode: 0, apiKeys }
+    if (wrong) return { errorCode: INVALID_REQUEST, apiKeys: [] }
+    return {
+      errorCode: 0,
+      apiKeys,
+      supportedFeatures: version >= LEVEL_ZERO_VERSION ? supportedFeatures : [],
+      finalizedFeaturesEpoch: FEATURES_EPOCH,
+      finalizedFeatures,
+    }
   }) as unknown as Handler
 }

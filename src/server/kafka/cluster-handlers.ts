@@ -3,11 +3,13 @@
  * cluster is this one node.
  */
 
+import { statfs } from 'node:fs/promises'
 import type { Partition } from '../../broker/partition.ts'
 import { describeClusterApi } from '../../wire/kafka/describe-cluster.ts'
 import { describeLogDirsApi } from '../../wire/kafka/describe-log-dirs.ts'
 import { describeProducersApi } from '../../wire/kafka/describe-producers.ts'
 import { electLeadersApi } from '../../wire/kafka/elect-leaders.ts'
+import { CLUSTER_OPERATIONS, clusterIdOf, OPERATIONS_NOT_ASKED_FOR } from './cluster-view.ts'
 import { type Handler, handler } from './handler.ts'
 import {
   DONE,
@@ -22,9 +24,6 @@ import { UNKNOWN_TOPIC_OR_PARTITION } from './topic-lookup.ts'
 
 const BROKERS = 1
 const CONTROLLERS = 2
-/** Everybody may do everything with the cluster. */
-const CLUSTER_OPERATIONS = [5, 7, 8, 9, 10, 11, 12].reduce((bits, operation) => bits | (1 << operation), 0)
-const OPERATIONS_NOT_ASKED_FOR = -2147483648
 
 const describeCluster = handler(describeClusterApi, (request, { broker, node }) => {
   const { endpointType, includeClusterAuthorizedOperations } = request
@@ -37,7 +36,7 @@ const describeCluster = handler(describeClusterApi, (request, { broker, node }) 
   }
   return {
     ...DONE,
-    clusterId: broker.id,
+    clusterId: clusterIdOf(broker.id),
     controllerId: node.id,
     brokers: [{ brokerId: node.id, host: node.host, port: node.port }],
     clusterAuthorizedOperations: includeClusterAuthorizedOperations
@@ -47,7 +46,7 @@ const describeCluster = handler(describeClusterApi, (request, { broker, node }) 
 })
 
 /** Null asks for all partitions; what there is not is left out. */
-const describeLogDirs = handler(describeLogDirsApi, ({ topics }, { broker }) => {
+const describeLogDirs = handler(describeLogDirsApi, async ({ topics }, { broker }) => {
   const described: { name: string; partitions: ReturnType<typeof sizeOf>[] }[] = []
   if (topics === null) {
     for (const { name, partitions } of broker.topics)
@@ -58,8 +57,21 @@ const describeLogDirs = handler(describeLogDirsApi, ({ topics }, { broker }) => 
       if (found.length > 0) described.push({ name, partitions: found.map(sizeOf) })
     }
   }
-  return { results: [{ errorCode: NONE, logDir: broker.path, topics: described }] }
+  const space = await spaceOf(broker.path)
+  return { results: [{ errorCode: NONE, logDir: broker.path, topics: described, ...space }] }
 })
+
+const UNKNOWN_BYTES = -1
+
+/** Of the file system that holds the data; unknown of data in memory. */
+async function spaceOf(path: string): Promise<{ totalBytes: number; usableBytes: number }> {
+  try {
+    const { blocks, bavail, bsize } = await statfs(path)
+    return { totalBytes: blocks * bsize, usableBytes: bavail * bsize }
+  } catch {
+    return { totalBytes: UNKNOWN_BYTES, usableBytes: UNKNOWN_BYTES }
+  }
+}
 
 const sizeOf = ({ partition, log }: Partition) => ({
   partitionIndex: partition,
@@ -82,11 +94,14 @@ const describeProducers = handler(describeProducersApi, ({ topics }, { broker })
       return {
         partitionIndex,
         ...DONE,
-        activeProducers: [...partition.log.producers.list()].map(({ epoch, ...producer }) => ({
-          ...producer,
-          producerEpoch: epoch,
-          coordinatorEpoch: NO_COORDINATOR_EPOCH,
-        })),
+        activeProducers: [...partition.log.producers.list()].map(
+          ({ epoch, transactionOffset, ...producer }) => ({
+            ...producer,
+            producerEpoch: epoch,
+            coordinatorEpoch: NO_COORDINATOR_EPOCH,
+            currentTxnStartOffset: transactionOffset,
+          }),
+        ),
       }
     }),
   })),
@@ -97,14 +112,15 @@ const UNCLEAN = 1
 
 /** There is one replica, and it leads. Null asks for elections wherever they are needed. */
 const electLeaders = handler(electLeadersApi, ({ electionType, topicPartitions }, { broker }) => {
-  if (electionType !== PREFERRED && electionType !== UNCLEAN)
-    return { errorCode: INVALID_REQUEST, replicaElectionResults: [] }
-  const outcomeOf = (topic: string, partition: number) =>
-    broker.findTopic(topic)?.partitions[partition] === undefined
+  const isKind = electionType === PREFERRED || electionType === UNCLEAN
+  const outcomeOf = (topic: string, partition: number) => {
+    if (!isKind) return refused(INVALID_REQUEST, `Unknown election type ${electionType}.`)
+    return broker.findTopic(topic)?.partitions[partition] === undefined
       ? refused(UNKNOWN_TOPIC_OR_PARTITION, `This server does not host ${topic}-${partition}.`)
       : refused(ELECTION_NOT_NEEDED, 'Leader election not needed for topic partition.')
+  }
   return {
-    errorCode: NONE,
+    errorCode: isKind ? NONE : INVALID_REQUEST,
     replicaElectionResults: (topicPartitions ?? []).map(({ topic, partitions }) => ({
       topic,
       partitionResult: partitions.map(partitionId => ({ partitionId, ...outcomeOf(topic, partitionId) })),

@@ -10,6 +10,7 @@ import {
   type ConfigDetail,
   type ConfigType,
   type ConfigValues,
+  checkTopicName,
   configTypeOf,
   detailConfig,
 } from '../../broker/config.ts'
@@ -29,7 +30,14 @@ const BROKER = 4
 const sources = { topic: 1, broker: 4, default: 5 } as const
 
 /** A `choice` is a string there. */
-const typeNumbers: Readonly<Record<ConfigType, number>> = { boolean: 1, choice: 2, int: 3, long: 5, list: 7 }
+const typeNumbers: Readonly<Record<ConfigType, number>> = {
+  boolean: 1,
+  choice: 2,
+  int: 3,
+  long: 5,
+  double: 6,
+  list: 7,
+}
 
 type Describe = Decoded<(typeof describeConfigsApi)['request']['fields']>
 type Resource = { readonly resourceType: number; readonly resourceName: string }
@@ -66,6 +74,7 @@ function describedConfigs(resource: Resource, context: RequestContext): readonly
   switch (resourceType) {
     case TOPIC:
       try {
+        checkTopicName(resourceName)
         return detailConfig(broker.topic(resourceName).config, broker.defaults.config)
       } catch (error) {
         return refusalOf(error)
@@ -120,7 +129,6 @@ function brokerConfig({ broker, node, autoCreateTopics }: RequestContext): Confi
     ['group.max.size', 'int', groupSizeMax, 'Members of one group at most.'],
     ['group.min.session.timeout.ms', 'int', sessionTimeoutMsMin, 'Shortest session time-out of a member.'],
     ['log.dirs', 'list', broker.path, 'Where the data is.'],
-    ['min.insync.replicas', 'int', 1, 'There is one broker, so there is one replica.'],
     ['node.id', 'int', node.id, 'The number of this broker.'],
     [
       'num.partitions',
@@ -184,8 +192,12 @@ const incrementalAlterConfigs = handler(incrementalAlterConfigsApi, async (reque
     if (missing !== undefined)
       return refused(INVALID_REQUEST, `Null value not supported for : ${missing.name}`)
     const { defaults } = context.broker
+    // What is not set needs no name that is known to be deleted.
+    const wanted = configs.filter(
+      ({ name, configOperation }) => configOperation !== DELETE || configTypeOf(name) !== undefined,
+    )
     return current =>
-      Object.fromEntries(configs.map(each => [each.name, operationResult(each, current, defaults.config)]))
+      Object.fromEntries(wanted.map(each => [each.name, operationResult(each, current, defaults.config)]))
   }),
 }))
 
@@ -232,9 +244,12 @@ function alterEach<R extends Resource>(
     if (resourceType !== TOPIC) return unsupported(resourceType)
     const change = plan(resource)
     if (typeof change !== 'function') return change
-    return outcomeOf(() =>
-      validateOnly ? broker.checkAlterTopic(resourceName, change) : broker.alterTopic(resourceName, change),
-    )
+    return outcomeOf(() => {
+      checkTopicName(resourceName)
+      return validateOnly
+        ? broker.checkAlterTopic(resourceName, change)
+        : broker.alterTopic(resourceName, change)
+    })
   }
   return Promise.all(
     resources.map(async resource => {

@@ -8,7 +8,8 @@
  *   read ─┬─ enough, an error, or no time left ──────────→ answer
  *         └─ else wait: high watermark, time or abort ──→ read again
  *
- * Without transactions everything below the high watermark is stable: it is the last stable offset, too.
+ * A read-committed reader gets nothing from the last stable offset on, and with what it gets the transactions in it that were
+ * aborted: to leave them out is its own business.
  */
 
 import type { Partition } from '../../broker/partition.ts'
@@ -54,6 +55,7 @@ function sessionRequest(request: Request, version: number) {
         fetchOffset,
         bytesMax: partitionMaxBytes,
         toldHighWatermark: -1,
+        toldLastStableOffset: -1,
         toldStartOffset: -1,
       })
     }
@@ -68,6 +70,7 @@ interface Reading {
   readonly partition: Partition | null
   /** As it was before the read. */
   readonly highWatermark: number
+  readonly lastStableOffset: number
   readonly startOffset: number
   errorCode: number
   pieces: Buffer[] | null
@@ -138,10 +141,11 @@ class Fetching {
     if (epochError !== 0) return this.#refuse(reading, epochError)
     const limit = Math.min(target.bytesMax, this.#bytesMax - this.#bytes)
     if (limit <= 0 && this.#bytes > 0) return null
+    const end = this.#stableOnly ? reading.lastStableOffset : reading.highWatermark
     try {
       let offset = target.fetchOffset
       do {
-        const piece = partition.read(offset, limit - reading.bytes)
+        const piece = partition.read(offset, limit - reading.bytes, end)
         if (piece instanceof Promise) {
           return piece.then(
             bytes => void this.#take(reading, bytes, limit),
@@ -150,7 +154,7 @@ class Fetching {
         }
         if (!this.#take(reading, piece, limit)) break
         offset = offsetAfter(piece)
-      } while (offset < reading.highWatermark && limit - reading.bytes >= PIECE_BYTES_MIN)
+      } while (offset < end && limit - reading.bytes >= PIECE_BYTES_MIN)
     } catch (error) {
       this.#fail(reading, error)
     }
@@ -162,6 +166,7 @@ class Fetching {
       target,
       partition,
       highWatermark: partition?.highWatermark ?? -1,
+      lastStableOffset: partition?.lastStableOffset ?? -1,
       startOffset: partition?.startOffset ?? -1,
       errorCode: 0,
       pieces: null,
@@ -202,7 +207,7 @@ class Fetching {
   /** Resolves when there may be enough, something has happened to a partition, or after `ms`. */
   #wait(ms: number): Promise<void> {
     const { broker, connection } = this.#context
-    const awaited = new Awaited(this.#readings, this.#bytesMin - this.#bytes)
+    const awaited = new Awaited(this.#readings, this.#bytesMin - this.#bytes, this.#stableOnly)
     if (awaited.hasChanged) return Promise.resolve()
     return new Promise(resolve => {
       const wake = (): void => {
@@ -235,28 +240,53 @@ class Fetching {
   }
 
   #answerFor(reading: Reading): PartitionAnswer {
+    const aborted = this.#abortedIn(reading)
     const { target, errorCode } = reading
     const highWatermark = errorCode === 0 ? reading.highWatermark : -1
     const logStartOffset = errorCode === 0 ? reading.startOffset : -1
     target.toldHighWatermark = highWatermark
     target.toldStartOffset = logStartOffset
+    target.toldLastStableOffset = reading.lastStableOffset
     return {
       partitionIndex: target.partition,
       errorCode,
       highWatermark,
-      lastStableOffset: highWatermark,
+      lastStableOffset: errorCode === 0 ? reading.lastStableOffset : -1,
       logStartOffset,
-      abortedTransactions: this.#stableOnly ? [] : null,
+      abortedTransactions: aborted,
       records: reading.pieces ?? NOTHING,
+    }
+  }
+
+  /** What was aborted of what is sent; null to those who do not want to know. */
+  #abortedIn(reading: Reading): ReturnType<Partition['abortedTransactions']> | null {
+    if (!this.#stableOnly) return null
+    const { partition, pieces, target } = reading
+    if (partition === null || pieces === null) return []
+    try {
+      return partition.abortedTransactions(target.fetchOffset, offsetAfter(pieces.at(-1)!))
+    } catch (error) {
+      // Without the list, what was aborted would be read.
+      reading.pieces = null
+      reading.errorCode = kafkaCodeOf(error)
+      return []
     }
   }
 }
 
 /** Whether there is anything that the client was not told before. */
-const hasNews = ({ bytes, errorCode, highWatermark, startOffset, target }: Reading): boolean =>
+const hasNews = ({
+  bytes,
+  errorCode,
+  highWatermark,
+  lastStableOffset,
+  startOffset,
+  target,
+}: Reading): boolean =>
   bytes > 0 ||
   errorCode !== 0 ||
   highWatermark !== target.toldHighWatermark ||
+  lastStableOffset !== target.toldLastStableOffset ||
   startOffset !== target.toldStartOffset
 
 function offsetAfter(batches: Buffer): number {
@@ -275,25 +305,27 @@ function offsetAfter(batches: Buffer): number {
 class Awaited {
   readonly #readings: readonly Reading[]
   readonly #bytesMissing: number
+  readonly #stableOnly: boolean
   /** Of all partitions together when the wait began. */
   readonly #appendedBefore: number
   readonly #undo: (() => void)[] = []
   /** Something is written that nobody has seen yet: how much of it counts is not known. */
   #hasUnseen = false
 
-  constructor(readings: readonly Reading[], bytesMissing: number) {
+  constructor(readings: readonly Reading[], bytesMissing: number, stableOnly: boolean) {
     this.#readings = readings
     this.#bytesMissing = bytesMissing
+    this.#stableOnly = stableOnly
     this.#appendedBefore = this.#appended()
     for (const { partition } of readings) {
-      if (partition !== null && partition.log.endOffset > partition.highWatermark) this.#hasUnseen = true
+      if (partition !== null && partition.log.endOffset > this.#endOf(partition)) this.#hasUnseen = true
     }
   }
 
   /** Something came while other partitions were being read. */
   get hasChanged(): boolean {
     return this.#readings.some(
-      ({ partition, highWatermark }) => partition !== null && partition.highWatermark !== highWatermark,
+      reading => reading.partition !== null && this.#hasMoved(reading.partition, reading),
     )
   }
 
@@ -311,9 +343,17 @@ class Awaited {
     const before = partition.highWatermark
     this.#undo[index] = partition.wait(() => {
       const isClosed = partition.highWatermark === before
-      if (isClosed || this.#mayBeEnough()) wake()
+      if (isClosed || (this.#hasMoved(partition, this.#readings[index]) && this.#mayBeEnough())) wake()
       else this.#watch(partition, index, wake)
     })
+  }
+
+  #endOf(partition: Partition): number {
+    return this.#stableOnly ? partition.lastStableOffset : partition.highWatermark
+  }
+
+  #hasMoved(partition: Partition, { highWatermark, lastStableOffset }: Reading): boolean {
+    return this.#endOf(partition) !== (this.#stableOnly ? lastStableOffset : highWatermark)
   }
 
   #mayBeEnough(): boolean {

@@ -36,6 +36,7 @@ export interface FetchTarget {
   bytesMax: number
   /** As answered last; -1: not yet, or an error was. */
   toldHighWatermark: number
+  toldLastStableOffset: number
   toldStartOffset: number
 }
 

@@ -1,13 +1,14 @@
 /**
  * Consumer groups of the classic protocol: FindCoordinator, JoinGroup, SyncGroup, Heartbeat, LeaveGroup, and what tools ask of
- * groups: DescribeGroups, ListGroups, DeleteGroups. The coordinator is `broker/groups.ts`; here its answers are put into
+ * groups: DescribeGroups, and of either protocol ListGroups and DeleteGroups. Those of the new one:
+ * `consumer-group-handlers.ts`. The coordinator is `broker/groups.ts`; here its answers are put into
  * the words of each version.
  *
  * Joins and syncs are answered when the coordinator calls back, which may take as long as a rebalance does. A
  * connection that goes away does not end a membership: the session time-out does.
  */
 
-import type { GroupState, JoinResult, SyncResult } from '../../broker/group.ts'
+import type { AnyGroupState, JoinResult, SyncResult } from '../../broker/group.ts'
 import type { ErrorCode } from '../../errors.ts'
 import { deleteGroupsApi } from '../../wire/kafka/delete-groups.ts'
 import { describeGroupsApi } from '../../wire/kafka/describe-groups.ts'
@@ -43,19 +44,18 @@ const LEAVE_BATCH_VERSION = 3
 const DESCRIBE_NOT_FOUND_VERSION = 6
 
 /** Read, delete, describe, and describe and alter configuration: everybody may do everything. */
-const GROUP_OPERATIONS = (1 << 3) | (1 << 6) | (1 << 8) | (1 << 10) | (1 << 11)
-const OPERATIONS_NOT_ASKED_FOR = -2147483648
+export const GROUP_OPERATIONS = (1 << 3) | (1 << 6) | (1 << 8) | (1 << 10) | (1 << 11)
+export const OPERATIONS_NOT_ASKED_FOR = -2147483648
 
-const stateNames: Readonly<Record<GroupState, string>> = {
+export const stateNames: Readonly<Record<AnyGroupState, string>> = {
   empty: 'Empty',
+  assigning: 'Assigning',
+  reconciling: 'Reconciling',
   'preparing-rebalance': 'PreparingRebalance',
   'completing-rebalance': 'CompletingRebalance',
   stable: 'Stable',
   dead: 'Dead',
 }
-
-/** The name of the type that all our groups have. */
-const GROUP_TYPE = 'classic'
 
 /** A broker that stops, or cannot write, is to be asked again later, as Kafka's clients do with this code. */
 export function coordinatorCode(error: ErrorCode | null): number {
@@ -183,22 +183,24 @@ const leaveGroup = handler(leaveGroupApi, (request, { broker, version }) => {
 })
 
 const describeGroups = handler(describeGroupsApi, (request, context) => ({
-  groups: request.groups.map(group => ({
-    ...describedGroup(group, context),
-    authorizedOperations: request.includeAuthorizedOperations ? GROUP_OPERATIONS : OPERATIONS_NOT_ASKED_FOR,
-  })),
+  groups: request.groups.map(groupId => {
+    const group = describedGroup(groupId, context)
+    const isAsked = request.includeAuthorizedOperations && group.errorCode === NONE
+    return { ...group, authorizedOperations: isAsked ? GROUP_OPERATIONS : OPERATIONS_NOT_ASKED_FOR }
+  }),
 }))
 
-/** A group that there is not: `Dead`, in newer versions with an error. */
+/** A group that there is not, or of the other protocol: `Dead`, in newer versions with an error. */
 function describedGroup(
   groupId: string,
   { broker, version }: RequestContext,
 ): Omit<Decoded<(typeof describeGroupsApi)['response']['fields']>['groups'][number], 'authorizedOperations'> {
   const group = broker.groups.describe(groupId)
-  if (group === null) {
+  if (group === null || group.type !== 'classic') {
+    const problem = group === null ? 'not found' : 'is not a classic group'
     const outcome =
       version >= DESCRIBE_NOT_FOUND_VERSION
-        ? refused(GROUP_ID_NOT_FOUND, `Group ${groupId} not found.`)
+        ? refused(GROUP_ID_NOT_FOUND, `Group ${groupId} ${problem}.`)
         : { errorCode: NONE, errorMessage: null }
     return { ...outcome, groupId, groupState: 'Dead', protocolType: '', protocolData: '', members: [] }
   }
@@ -228,14 +230,14 @@ const listGroups = handler(listGroupsApi, ({ statesFilter, typesFilter }, { brok
   const groups = broker
     .listGroups()
     .filter(({ state }) => states.size === 0 || states.has(stateNames[state].toLowerCase()))
-    .filter(() => types.size === 0 || types.has(GROUP_TYPE))
+    .filter(({ type }) => types.size === 0 || types.has(type))
   return {
     errorCode: NONE,
-    groups: groups.map(({ group, state, protocolType }) => ({
+    groups: groups.map(({ group, type, state, protocolType }) => ({
       groupId: group,
       protocolType,
       groupState: stateNames[state],
-      groupType: GROUP_TYPE,
+      groupType: type,
     })),
   }
 })

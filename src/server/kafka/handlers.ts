@@ -6,6 +6,7 @@
 import { apiVersionsHandler } from './api-versions-handler.ts'
 import { clusterHandlers } from './cluster-handlers.ts'
 import { configHandlers } from './config-handlers.ts'
+import { consumerGroupHandlers } from './consumer-group-handlers.ts'
 import { offsetForLeaderEpochHandler } from './epoch-handler.ts'
 import { fetchHandler } from './fetch-handler.ts'
 import { groupHandlers } from './group-handlers.ts'
@@ -14,8 +15,8 @@ import { listOffsetsHandler } from './list-offsets-handler.ts'
 import { metadataHandler } from './metadata-handler.ts'
 import { offsetHandlers } from './offset-handlers.ts'
 import { produceHandler } from './produce-handler.ts'
-import { initProducerIdHandler } from './producer-handler.ts'
 import { topicHandlers } from './topic-handlers.ts'
+import { transactionHandlers } from './transaction-handlers.ts'
 
 /** By API key. */
 export function createHandlers(): ReadonlyMap<number, Handler> {
@@ -24,13 +25,14 @@ export function createHandlers(): ReadonlyMap<number, Handler> {
     fetchHandler(),
     listOffsetsHandler,
     metadataHandler,
-    initProducerIdHandler,
     offsetForLeaderEpochHandler,
     ...groupHandlers,
+    ...consumerGroupHandlers,
     ...offsetHandlers,
     ...topicHandlers,
     ...configHandlers,
     ...clusterHandlers,
+    ...transactionHandlers,
     // The connection hands each of them only what its own schema has decoded.
   ] as unknown as readonly Handler[]
   const all = [...handlers, apiVersionsHandler(handlers)]

@@ -33,6 +33,7 @@ const markVersions: Readonly<Record<number, number>> = {
 const LEADER_EPOCH = 0
 const UNSUPPORTED_VERSION = 35
 const SCAN_BYTES = 256 * 1024
+const READ_COMMITTED = 1
 
 interface Place {
   readonly timestamp: number
@@ -45,13 +46,19 @@ export const listOffsetsHandler = handler(listOffsetsApi, async (request, contex
   const topics = []
   for (const { name, partitions } of request.topics) {
     const answers: Answer[] = []
-    for (const partition of partitions) answers.push(await answerFor(name, partition, context))
+    const stableOnly = request.isolationLevel === READ_COMMITTED
+    for (const partition of partitions) answers.push(await answerFor(name, partition, stableOnly, context))
     topics.push({ name, partitions: answers })
   }
   return { topics }
 })
 
-async function answerFor(topic: string, wanted: Wanted, context: RequestContext): Promise<Answer> {
+async function answerFor(
+  topic: string,
+  wanted: Wanted,
+  stableOnly: boolean,
+  context: RequestContext,
+): Promise<Answer> {
   const { broker, version } = context
   const { partitionIndex, timestamp } = wanted
   const found = findPartition(broker, topic, ZERO_UUID, partitionIndex)
@@ -62,7 +69,7 @@ async function answerFor(topic: string, wanted: Wanted, context: RequestContext)
     return { partitionIndex, errorCode: UNSUPPORTED_VERSION }
   }
   try {
-    const place = await find(found, timestamp)
+    const place = await find(found, timestamp, stableOnly ? found.lastStableOffset : found.highWatermark)
     const offsets = place.offset < 0 || wanted.maxNumOffsets < 1 ? [] : [place.offset]
     return {
       partitionIndex,
@@ -77,23 +84,24 @@ async function answerFor(topic: string, wanted: Wanted, context: RequestContext)
   }
 }
 
-function find(partition: Partition, timestamp: number): Place | Promise<Place> {
+/** `end`: of what the client may read. */
+function find(partition: Partition, timestamp: number, end: number): Place | Promise<Place> {
   switch (timestamp) {
     case LATEST:
-      return { timestamp: -1, offset: partition.highWatermark }
+      return { timestamp: -1, offset: end }
     case EARLIEST:
     case EARLIEST_LOCAL:
       return { timestamp: -1, offset: partition.startOffset }
     case MAX_TIMESTAMP:
       return findMaxTimestamp(partition)
     default:
-      return timestamp < 0 ? NOWHERE : findTime(partition, timestamp)
+      return timestamp < 0 ? NOWHERE : findTime(partition, timestamp, end)
   }
 }
 
 /** The first record at or after a time. */
-async function findTime(partition: Partition, timestamp: number): Promise<Place> {
-  const offset = await partition.log.offsetForTime(timestamp, partition.highWatermark)
+async function findTime(partition: Partition, timestamp: number, end: number): Promise<Place> {
+  const offset = await partition.log.offsetForTime(timestamp, end)
   if (offset < 0) return NOWHERE
   const cursor = new RecordCursor(await partition.read(offset, 1))
   while (cursor.next()) if (cursor.offset === offset) return { timestamp: cursor.timestamp, offset }
@@ -113,5 +121,5 @@ async function findMaxTimestamp(partition: Partition): Promise<Place> {
       offset = lastOffset(batches, at) + 1
     }
   }
-  return largest < 0 ? NOWHERE : findTime(partition, largest)
+  return largest < 0 ? NOWHERE : findTime(partition, largest, end)
 }

@@ -4,9 +4,16 @@
  */
 
 import type { Topic } from '../../broker/catalog.ts'
+import { checkTopicName } from '../../broker/config.ts'
 import { isSluiceError } from '../../errors.ts'
 import { metadataApi } from '../../wire/kafka/metadata.ts'
 import { type Decoded, type Encodable, ZERO_UUID } from '../../wire/kafka/schema.ts'
+import {
+  CLUSTER_OPERATIONS,
+  clusterIdOf,
+  OPERATIONS_NOT_ASKED_FOR,
+  TOPIC_OPERATIONS,
+} from './cluster-view.ts'
 import { handler, kafkaCodeOf, type RequestContext } from './handler.ts'
 import { UNKNOWN_TOPIC_ID, UNKNOWN_TOPIC_OR_PARTITION } from './topic-lookup.ts'
 
@@ -29,9 +36,17 @@ export const metadataHandler = handler(metadataApi, async (request, context) => 
   }
   return {
     brokers: [{ nodeId: node.id, host: node.host, port: node.port }],
-    clusterId: broker.id,
+    clusterId: clusterIdOf(broker.id),
     controllerId: node.id,
-    topics,
+    topics: topics.map(topic => ({
+      ...topic,
+      topicAuthorizedOperations: request.includeTopicAuthorizedOperations
+        ? TOPIC_OPERATIONS
+        : OPERATIONS_NOT_ASKED_FOR,
+    })),
+    clusterAuthorizedOperations: request.includeClusterAuthorizedOperations
+      ? CLUSTER_OPERATIONS
+      : OPERATIONS_NOT_ASKED_FOR,
   }
 })
 
@@ -46,8 +61,9 @@ async function answerFor(wanted: Wanted, mayCreate: boolean, context: RequestCon
   }
   const topic = broker.findTopic(name)
   if (topic !== undefined) return describe(topic, node.id)
-  if (!mayCreate) return refusalFor(name, ZERO_UUID, UNKNOWN_TOPIC_OR_PARTITION)
   try {
+    checkTopicName(name)
+    if (!mayCreate) return refusalFor(name, ZERO_UUID, UNKNOWN_TOPIC_OR_PARTITION)
     return describe(await broker.createTopic({ name }), node.id)
   } catch (error) {
     // Two clients at once: the second finds what the first made.

@@ -1,10 +1,10 @@
 /**
  * Committed offsets: OffsetCommit, OffsetFetch, OffsetDelete. Topics go by name up to version 9, by id from version 10.
  *
- * Nothing is ever unstable yet: there are no transactions that could hold offsets back, so `requireStable` is
- * always met.
+ * Offsets that wait for the end of a transaction are not there yet; who asks for stable ones is told to ask again (KIP-447).
  */
 
+import type { Broker } from '../../broker/broker.ts'
 import type { OffsetCommit, StoredOffset } from '../../broker/offsets.ts'
 import { isSluiceError } from '../../errors.ts'
 import { offsetCommitApi } from '../../wire/kafka/offset-commit.ts'
@@ -22,9 +22,12 @@ import {
 } from './refusal.ts'
 import { UNKNOWN_TOPIC_ID, UNKNOWN_TOPIC_OR_PARTITION } from './topic-lookup.ts'
 
+const UNSTABLE_OFFSET_COMMIT = 88
 const TOPIC_ID_VERSION = 10
 /** From here on a member that commits to a group which there is not is told so, not that its generation is wrong. */
 const GROUP_NOT_FOUND_VERSION = 9
+/** From here on what is called generation may be a member epoch. */
+const COMMIT_EPOCH_VERSION = 9
 const FETCH_GROUPS_VERSION = 8
 /** Asking for all topics with null. */
 const FETCH_ALL_VERSION = 2
@@ -76,7 +79,8 @@ async function commitCodes(
   const exists = commits.map(({ topic, partition }) => broker.findTopic(topic)?.partitions[partition])
   try {
     const identity = isMember ? { memberId, generation, instanceId } : null
-    return (await broker.commitEach(groupId, identity, commits)).map(coordinatorCode)
+    const knowsEpochs = version >= COMMIT_EPOCH_VERSION
+    return (await broker.commitEach(groupId, identity, commits, knowsEpochs)).map(coordinatorCode)
   } catch (error) {
     if (!isSluiceError(error)) throw error
     const isMissing = error.code === 'ILLEGAL_GENERATION' && !isKnown && version >= GROUP_NOT_FOUND_VERSION
@@ -86,27 +90,41 @@ async function commitCodes(
 }
 
 const offsetFetch = handler(offsetFetchApi, (request, context) => {
-  const { version } = context
+  const { version, broker } = context
+  const { requireStable } = request
   if (version >= FETCH_GROUPS_VERSION) {
     return {
-      groups: request.groups.map(({ groupId, topics }) => ({
-        groupId,
-        topics: topics === null ? allOffsets(groupId, context) : offsets(groupId, topics, context),
-      })),
+      groups: request.groups.map(({ groupId, memberId, memberEpoch, topics }) => {
+        const refusal = broker.groups.checkFetch(groupId, memberId, memberEpoch)
+        if (refusal !== null) return { groupId, topics: [], errorCode: coordinatorCode(refusal) }
+        return {
+          groupId,
+          topics:
+            topics === null
+              ? allOffsets(groupId, requireStable, broker)
+              : offsets(groupId, topics, requireStable, context),
+        }
+      }),
     }
   }
   const { groupId } = request
   const topics = request.topics?.map(topic => ({ ...topic, topicId: ZERO_UUID })) ?? null
   const isAll = topics === null && version >= FETCH_ALL_VERSION
-  return { topics: isAll ? allOffsets(groupId, context) : offsets(groupId, topics ?? [], context) }
+  return {
+    topics: isAll
+      ? allOffsets(groupId, requireStable, broker)
+      : offsets(groupId, topics ?? [], requireStable, context),
+  }
 })
 
 /** Of the topics asked for. Offset -1 where the group has none. */
 function offsets(
   groupId: string,
   topics: readonly (NamedTopic & { readonly partitionIndexes: readonly number[] })[],
+  requireStable: boolean,
   context: RequestContext,
 ) {
+  const { broker } = context
   return topics.map(topic => {
     const { name, topicId, partitionIndexes } = topic
     const known = nameOf(topic, context)
@@ -114,19 +132,25 @@ function offsets(
       name,
       topicId,
       partitions: partitionIndexes.map(partitionIndex => {
-        const found = known === null ? undefined : context.broker.committed(groupId, known, partitionIndex)
-        return fetchedOffset(partitionIndex, found, known === null ? UNKNOWN_TOPIC_ID : NONE)
+        if (known === null) return fetchedOffset(partitionIndex, undefined, UNKNOWN_TOPIC_ID)
+        const isUnstable = requireStable && broker.transactions.hasStaged(groupId, known, partitionIndex)
+        if (isUnstable) return fetchedOffset(partitionIndex, undefined, UNSTABLE_OFFSET_COMMIT)
+        return fetchedOffset(partitionIndex, broker.committed(groupId, known, partitionIndex), NONE)
       }),
     }
   })
 }
 
-function allOffsets(groupId: string, { broker }: RequestContext) {
+function allOffsets(groupId: string, requireStable: boolean, broker: Broker) {
   const byTopic = Map.groupBy(broker.allCommitted(groupId), ({ topic }) => topic)
   return [...byTopic].map(([name, stored]) => ({
     name,
     topicId: broker.findTopic(name)?.id ?? ZERO_UUID,
-    partitions: stored.map(each => fetchedOffset(each.partition, each, NONE)),
+    partitions: stored.map(each =>
+      requireStable && broker.transactions.hasStaged(groupId, name, each.partition)
+        ? fetchedOffset(each.partition, undefined, UNSTABLE_OFFSET_COMMIT)
+        : fetchedOffset(each.partition, each, NONE),
+    ),
   }))
 }
 

@@ -9,9 +9,17 @@
  * Topics are not made here: that is the business of Metadata.
  */
 
-import type { Acks } from '../../broker/partition.ts'
+import type { Acks, Partition } from '../../broker/partition.ts'
 import { type ErrorCode, isSluiceError, SluiceError } from '../../errors.ts'
-import { batchBytes, compressionOf, isTransactional } from '../../record/batch.ts'
+import {
+  BATCH_HEADER_BYTES,
+  baseOffset,
+  batchBytes,
+  compressionOf,
+  isTransactional,
+  producerEpoch,
+  producerId,
+} from '../../record/batch.ts'
 import { produceApi } from '../../wire/kafka/produce.ts'
 import { handler, kafkaCode, kafkaCodeOf, type RequestContext } from './handler.ts'
 import { findPartition } from './topic-lookup.ts'
@@ -21,11 +29,13 @@ const acksOf: Readonly<Record<number, Acks | undefined>> = { 0: 'none', 1: 'writ
 
 const INVALID_REQUIRED_ACKS = 21
 const UNSUPPORTED_FOR_MESSAGE_FORMAT = 43
-const INVALID_TXN_STATE = 48
-const TRANSACTIONAL_ID_AUTHORIZATION_FAILED = 53
+const TRANSACTION_ABORTABLE = 120
 
 /** First version whose requests carry record batches, and one for each partition. */
 const RECORD_BATCH_VERSION = 3
+/** First version whose clients know TRANSACTION_ABORTABLE, and first that adds partitions to a transaction by writing to them. */
+const ABORTABLE_VERSION = 11
+const IMPLICIT_VERSION = 12
 /** First version that may carry zstd. */
 const ZSTD_VERSION = 7
 const ZSTD = 4
@@ -38,6 +48,7 @@ interface PartitionResult {
   baseOffset: number
   logAppendTimeMs: number
   logStartOffset: number
+  recordErrors: readonly { readonly batchIndex: number; readonly batchIndexErrorMessage: string }[]
   errorMessage: string | null
 }
 
@@ -56,7 +67,7 @@ interface Refusal {
 export const produceHandler = {
   ...handler(produceApi, (request, context) => {
     const { acks, transactionalId } = request
-    const refusal = refusalOfRequest(acks, transactionalId)
+    const refusal = refusalOfRequest(acks)
     const pending: Promise<void>[] = []
     const responses: TopicResult[] = []
     let failure: PartitionResult | null = null
@@ -66,7 +77,7 @@ export const produceHandler = {
         const result = emptyResult(index)
         partitionResponses.push(result)
         if (refusal !== null) refuse(result, refusal.code, refusal.message)
-        else append(result, name, topicId, records, acksOf[acks], context, pending)
+        else append(result, name, topicId, records, acksOf[acks], transactionalId, context, pending)
         if (result.errorCode !== 0) failure ??= result
       }
       responses.push({ name, topicId, partitionResponses })
@@ -91,6 +102,7 @@ const emptyResult = (index: number): PartitionResult => ({
   baseOffset: -1,
   logAppendTimeMs: -1,
   logStartOffset: -1,
+  recordErrors: [],
   errorMessage: null,
 })
 
@@ -100,6 +112,7 @@ function append(
   topicId: string,
   records: Buffer | null,
   acks: Acks | undefined,
+  transactionalId: string | null,
   context: RequestContext,
   pending: Promise<void>[],
 ): void {
@@ -115,8 +128,76 @@ function append(
     refuse(result, refusal.code, refusal.message)
     return
   }
+  if (records!.length < BATCH_HEADER_BYTES || !isTransactional(records!, 0)) {
+    appendTo(partition, result, records!, acks, pending)
+    return
+  }
+  const admitted = admit(partition, records!, transactionalId, context)
+  if (typeof admitted === 'number') {
+    refuse(
+      result,
+      admitted,
+      `${partition.topic}/${partition.partition} is not part of a transaction of the producer`,
+    )
+  } else if (admitted === null) appendTo(partition, result, records!, acks, pending)
+  else {
+    const appending = async (): Promise<void> => {
+      await admitted
+      // Meanwhile the transaction may have ended: a batch behind its marker would begin one that nobody ends.
+      const refusal = context.broker.transactions.checkAppend(
+        producerId(records!, 0),
+        producerEpoch(records!, 0),
+        partition.topic,
+        partition.partition,
+      )
+      if (refusal !== null) {
+        refuse(
+          result,
+          kafkaCode(refusal),
+          `the transaction of the producer ended before its batch was stored`,
+        )
+        return
+      }
+      const flushing: Promise<void>[] = []
+      appendTo(partition, result, records!, acks, flushing)
+      await flushing[0]
+    }
+    pending.push(appending().catch(error => refuseThrown(result, error)))
+  }
+}
+
+/**
+ * Whether a transactional batch may be appended: a number says why not, a promise from when on. From KIP-890 on a partition becomes part of the
+ * transaction by being written to; that is stored first, and batches of the same producer that come meanwhile keep their order behind it.
+ */
+function admit(
+  partition: Partition,
+  records: Buffer,
+  transactionalId: string | null,
+  { broker, version }: RequestContext,
+): Promise<void> | number | null {
+  const { transactions } = broker
+  const id = producerId(records, 0)
+  const epoch = producerEpoch(records, 0)
+  const refusal = transactions.checkAppend(id, epoch, partition.topic, partition.partition)
+  if (refusal === null) return transactions.adding(id)
+  if (refusal !== 'INVALID_TXN_STATE') return kafkaCode(refusal)
+  if (version < IMPLICIT_VERSION || transactionalId === null) {
+    return version < ABORTABLE_VERSION ? kafkaCode(refusal) : TRANSACTION_ABORTABLE
+  }
+  const producer = { transactionalId, producerId: id, epoch }
+  return transactions.addPartitions(producer, [[partition.topic, partition.partition]])
+}
+
+function appendTo(
+  partition: Partition,
+  result: PartitionResult,
+  records: Buffer,
+  acks: Acks | undefined,
+  pending: Promise<void>[],
+): void {
   try {
-    const { appended, done } = partition.append(records!, acks, false)
+    const { appended, done } = partition.append(records, acks, false)
     result.baseOffset = appended.baseOffset
     result.logAppendTimeMs = appended.appendTime
     result.logStartOffset = partition.startOffset
@@ -126,14 +207,8 @@ function append(
   }
 }
 
-function refusalOfRequest(acks: number, transactionalId: string | null): Refusal | null {
-  if (!(acks in acksOf)) return { code: INVALID_REQUIRED_ACKS, message: `acks is -1, 0 or 1, not ${acks}` }
-  if (transactionalId === null) return null
-  return {
-    code: TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-    message: 'transactions are not served by this version',
-  }
-}
+const refusalOfRequest = (acks: number): Refusal | null =>
+  acks in acksOf ? null : { code: INVALID_REQUIRED_ACKS, message: `acks is -1, 0 or 1, not ${acks}` }
 
 /** What is wrong with the shape, as far as Kafka has answers of its own for it. The log checks the rest. */
 function refusalOfBatch(records: Buffer | null, version: number): Refusal | null {
@@ -145,16 +220,19 @@ function refusalOfBatch(records: Buffer | null, version: number): Refusal | null
     const code = version < RECORD_BATCH_VERSION ? UNSUPPORTED_FOR_MESSAGE_FORMAT : kafkaCode('INVALID_RECORD')
     return { code, message }
   }
-  if (records.length <= MAGIC_AT + 8) return null
-  if (batchBytes(records, 0) < records.length && batchBytes(records, 0) > 0) {
-    return { code: kafkaCode('INVALID_RECORD'), message: 'a partition with more than one batch' }
+  if (records.length < BATCH_HEADER_BYTES || batchBytes(records, 0) !== records.length) {
+    return {
+      code: kafkaCode('INVALID_RECORD'),
+      message: 'a partition with more or less than one whole batch',
+    }
+  }
+  if (baseOffset(records, 0) !== 0) {
+    const message = `a batch with the base offset ${baseOffset(records, 0)}: a producer sends 0`
+    return { code: kafkaCode('INVALID_RECORD'), message }
   }
   if (compressionOf(records, 0) === ZSTD && version < ZSTD_VERSION) {
     const message = `zstd needs Produce from version ${ZSTD_VERSION}`
     return { code: kafkaCode('UNSUPPORTED_COMPRESSION'), message }
-  }
-  if (isTransactional(records, 0)) {
-    return { code: INVALID_TXN_STATE, message: 'transactions are not served by this version' }
   }
   return null
 }
@@ -164,6 +242,13 @@ function refuseThrown(result: PartitionResult, error: unknown): void {
   // Deleted meanwhile: who asks for metadata learns it.
   if (error.code === 'CLOSED') refuseWith(result, 'UNKNOWN_TOPIC', error.message)
   else refuse(result, kafkaCodeOf(error), error.message)
+  const { recordErrors } = error.detail as { recordErrors?: readonly { index: number; message: string }[] }
+  if (recordErrors !== undefined) {
+    result.recordErrors = recordErrors.map(({ index, message }) => ({
+      batchIndex: index,
+      batchIndexErrorMessage: message,
+    }))
+  }
 }
 
 function refuseWith(result: PartitionResult, code: ErrorCode, message: string): void {

@@ -15,6 +15,7 @@ import { deleteRecordsApi } from '../../wire/kafka/delete-records.ts'
 import { deleteTopicsApi } from '../../wire/kafka/delete-topics.ts'
 import { describeTopicPartitionsApi } from '../../wire/kafka/describe-topic-partitions.ts'
 import { type Decoded, type Encodable, ZERO_UUID } from '../../wire/kafka/schema.ts'
+import { TOPIC_OPERATIONS } from './cluster-view.ts'
 import { effectiveConfigs } from './config-handlers.ts'
 import { type Handler, handler, kafkaCodeOf, type Node, type RequestContext } from './handler.ts'
 import {
@@ -145,14 +146,22 @@ const deleteTopics = handler(deleteTopicsApi, async (request, { broker, version 
     version < 6 ? request.topicNames.map(name => ({ name, topicId: ZERO_UUID })) : request.topics
   const found = wanted.map(each => topicToDelete(each, broker))
   const twice = repeated(found.map(each => ('partitions' in each ? each.name : null)))
-  const responses = found.map(async (each, index) => {
+  // What is asked for twice in the same words has one answer.
+  const answered = new Set<string>()
+  const responses = found.flatMap((each, index) => {
     const { name, topicId } = wanted[index]
-    if (!('partitions' in each)) return { name, topicId, ...each }
-    if (twice.has(each.name))
-      return { name, topicId, ...refused(INVALID_REQUEST, 'Duplicate topic in request.') }
-    return { name: each.name, topicId: each.id, ...(await outcomeOf(() => broker.deleteTopic(each.name))) }
+    if (!('partitions' in each)) return Promise.resolve({ name, topicId, ...each })
+    if (!twice.has(each.name)) return deleteOne(each, broker)
+    if (answered.size === answered.add(`${name} ${topicId}`).size) return []
+    return Promise.resolve({ name, topicId, ...refused(INVALID_REQUEST, 'Duplicate topic in request.') })
   })
   return { responses: await Promise.all(responses) }
+})
+
+const deleteOne = async ({ name, id }: Topic, broker: Broker) => ({
+  name,
+  topicId: id,
+  ...(await outcomeOf(() => broker.deleteTopic(name))),
 })
 
 function topicToDelete(
@@ -230,8 +239,6 @@ const deleteRecords = handler(deleteRecordsApi, async ({ topics }, { broker }) =
 
 /** Partitions in one answer at most, whatever the client allows: Kafka's `max.request.partition.size.limit`. */
 const PAGE_PARTITIONS_MAX = 2000
-/** Everybody may do everything with a topic. */
-const TOPIC_OPERATIONS = [3, 4, 5, 6, 7, 8, 10, 11].reduce((bits, operation) => bits | (1 << operation), 0)
 
 type TopicPage = Encodable<(typeof describeTopicPartitionsApi)['response']['fields']>['topics'][number]
 
@@ -268,7 +275,13 @@ function unknownTopic(name: string): TopicPage {
   } catch (error) {
     errorCode = kafkaCodeOf(error)
   }
-  return { errorCode, name, topicId: ZERO_UUID, partitions: [] }
+  return {
+    errorCode,
+    name,
+    topicId: ZERO_UUID,
+    partitions: [],
+    topicAuthorizedOperations: TOPIC_OPERATIONS,
+  }
 }
 
 function topicPage(topic: Topic, first: number, room: number, node: Node): TopicPage {

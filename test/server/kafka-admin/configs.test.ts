@@ -1,5 +1,6 @@
 /** Configuration through the protocol, and what tools ask of the cluster. */
 
+import { tmpdir } from 'node:os'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { topicConfigTable } from '../../../src/broker/config.ts'
 import { BatchBuilder } from '../../../src/record/builder.ts'
@@ -161,7 +162,7 @@ describe('IncrementalAlterConfigs', () => {
     expect(
       await alter(1, [
         ['retention.ms', 0, '1'],
-        ['no.such.key', 1, null],
+        ['no.such.key', 0, '1'],
       ]),
     ).toBe(40)
     expect(await alter(1, [['retention.ms', 0, null]])).toBe(42)
@@ -173,6 +174,11 @@ describe('IncrementalAlterConfigs', () => {
       ]),
     ).toBe(42)
     expect(await alter(1, [['retention.ms', 0, '1']], true)).toBe(0)
+    expect(config()).toEqual({ 'segment.bytes': '2048' })
+  })
+
+  test('a key that is none can be deleted: it is not set', async () => {
+    expect(await alter(1, [['no.such.key', 1, null]])).toBe(0)
     expect(config()).toEqual({ 'segment.bytes': '2048' })
   })
 
@@ -190,12 +196,31 @@ describe('IncrementalAlterConfigs', () => {
   })
 })
 
+test('keys that cannot differ here take the value that is true, and no other', async () => {
+  const create = async (name: string, value: string) => {
+    const topics = [
+      { name: 'x', numPartitions: 1, replicationFactor: 1, assignments: [], configs: [{ name, value }] },
+    ]
+    return (await calls.call('CreateTopics', 7, { topics, validateOnly: true })).topics[0].errorCode
+  }
+  for (const [name, value, other] of [
+    ['min.insync.replicas', '1', '2'],
+    ['preallocate', 'false', 'true'],
+    ['remote.storage.enable', 'false', 'true'],
+    ['segment.jitter.ms', '0', '10'],
+    ['message.timestamp.after.max.ms', '9223372036854775807', '3600000'],
+  ]) {
+    expect([name, await create(name, value), await create(name, other)]).toEqual([name, 0, 40])
+  }
+  expect(await create('unclean.leader.election.enable', 'true')).toBe(0)
+})
+
 describe('the cluster', () => {
   test.each(versionsOf('DescribeCluster'))('is this node, version %i', async version => {
     const answer = await calls.call('DescribeCluster', version, { includeClusterAuthorizedOperations: true })
     expect(answer).toMatchObject({
       errorCode: 0,
-      clusterId: calls.broker.id,
+      clusterId: Buffer.from(calls.broker.id.replaceAll('-', ''), 'hex').toString('base64url'),
       controllerId: 1,
       brokers: [{ brokerId: 1, host: 'broker.test', port: 9092, rack: null }],
       clusterAuthorizedOperations: 8096,
@@ -231,6 +256,18 @@ describe('the cluster', () => {
     expect(some.results[0].topics).toEqual(topics)
   })
 
+  test('tells the space of the disk that it is on', async () => {
+    const memory = await Calls.open({ path: '/there/is/no/such/folder' })
+    const unknown = await memory.call('DescribeLogDirs', 4, { topics: [] })
+    expect(unknown.results[0]).toMatchObject({ totalBytes: -1, usableBytes: -1 })
+    await memory.broker.close()
+    const disk = await Calls.open({ path: tmpdir() })
+    const { totalBytes, usableBytes } = (await disk.call('DescribeLogDirs', 4, { topics: [] })).results[0]
+    expect(totalBytes).toBeGreaterThan(usableBytes)
+    expect(usableBytes).toBeGreaterThan(0)
+    await disk.broker.close()
+  })
+
   test('knows its idempotent producers', async () => {
     append({ producerId: 7, producerEpoch: 2, baseSequence: 0 })
     const { topics } = await calls.call('DescribeProducers', 0, {
@@ -263,6 +300,12 @@ describe('the cluster', () => {
     if (version === 0) return
     const odd = await calls.call('ElectLeaders', version, { electionType: 5, topicPartitions: null })
     expect(odd.errorCode).toBe(42)
+    const topicPartitions = [{ topic: 't', partitions: [0] }]
+    const { replicaElectionResults } = await calls.call('ElectLeaders', version, {
+      electionType: 5,
+      topicPartitions,
+    })
+    expect(replicaElectionResults[0].partitionResult[0].errorCode).toBe(42)
   })
 })
 

@@ -148,6 +148,8 @@ describe('DeleteTopics', () => {
       ['t', 42],
     ])
     expect(calls.broker.findTopic('t')).toBeDefined()
+    const twice = { name: 't', topicId: ZERO_UUID }
+    expect(await remove(twice, twice)).toEqual([['t', 42]])
   })
 })
 

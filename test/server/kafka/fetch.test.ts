@@ -296,6 +296,7 @@ describe('sessions', () => {
         fetchOffset: 0,
         bytesMax: 1,
         toldHighWatermark: -1,
+        toldLastStableOffset: -1,
         toldStartOffset: -1,
       }))
     const begin = (count: number, now: number) => {

@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from 'vitest'
 import { patchChecksum } from '../../../src/record/batch.ts'
-import { type Compression, compressionTypes } from '../../../src/record/builder.ts'
+import { BatchBuilder, type Compression, compressionTypes } from '../../../src/record/builder.ts'
 import { compress } from '../../../src/record/compression.ts'
 import { RecordCursor } from '../../../src/record/cursor.ts'
 import { batchOf, fetchOf, produceOf, type RawClient, RawServer } from './raw-client.ts'
@@ -148,11 +148,16 @@ describe('refuses', () => {
   const oldMagic = batchOf(['x'])
   oldMagic[16] = 1
   const cut = batchOf(['x'])
+  const withBaseOffset = (batch: Buffer, offset: number): Buffer => {
+    batch.writeBigInt64BE(BigInt(offset), 0)
+    return batch
+  }
 
   test.each<[string, Buffer | null, number, number, number]>([
     ['a checksum that is wrong', damaged, 9, -1, 2],
-    ['a batch that is cut off', cut.subarray(0, -1), 9, -1, 2],
-    ['a few bytes', Buffer.from('abc'), 9, -1, 2],
+    ['a batch that is cut off', cut.subarray(0, -1), 9, -1, 87],
+    ['a few bytes', Buffer.from('abc'), 9, -1, 87],
+    ['a batch with an offset of its own', withBaseOffset(batchOf(['x']), 7), 9, -1, 87],
     ['no records', null, 9, -1, 87],
     ['empty records', Buffer.alloc(0), 9, -1, 87],
     ['two batches', Buffer.concat([batchOf(['x']), batchOf(['y'])]), 9, -1, 87],
@@ -162,7 +167,13 @@ describe('refuses', () => {
     ['more than max.message.bytes', batchOf(['x'.repeat(1024)]), 9, -1, 10],
     ['zstd where it is not known yet', withAttributes(batchOf(['x']), 4), 6, -1, 76],
     ['a compression that does not exist', withAttributes(batchOf(['x']), 7), 9, -1, 76],
-    ['a transactional batch', withAttributes(batchOf(['x']), 0x10), 9, -1, 48],
+    [
+      'a transactional batch of a producer that is not known',
+      withAttributes(batchOf(['x']), 0x10),
+      9,
+      -1,
+      49,
+    ],
     ['a control batch', withAttributes(batchOf(['x']), 0x20), 9, -1, 87],
   ])('%s', async (_, records, version, acks, errorCode) => {
     await using server = await RawServer.start()
@@ -175,6 +186,24 @@ describe('refuses', () => {
     }
   })
 
+  test.each([7, 8, 12])(
+    'records without a key on a compacted topic, each named (version %i)',
+    async version => {
+      await using server = await RawServer.start()
+      await server.topic('t', 1, { 'cleanup.policy': 'compact' })
+      const client = await server.client()
+      const builder = new BatchBuilder()
+      for (const key of ['a', null, 'b', null]) builder.append(1000, key, 'x', null)
+      const batch = Buffer.from(builder.close({ compression: 'snappy' }))
+      const result = await produce(client, batch, version)
+      expect(result).toMatchObject({ errorCode: 87, baseOffset: -1 })
+      if (version >= 8) {
+        expect(result.recordErrors.map(({ batchIndex }) => batchIndex)).toEqual([1, 3])
+        expect(result.recordErrors[0].batchIndexErrorMessage).toMatch(/key/)
+      }
+    },
+  )
+
   test('topics of the broker itself, and a topic that is not there: it is not made', async () => {
     await using server = await RawServer.start()
     const client = await server.client()
@@ -183,18 +212,6 @@ describe('refuses', () => {
     })
     expect(await produce(client, batchOf(['x']), 9, -1, 'none')).toMatchObject({ errorCode: 3 })
     expect([...server.broker.topics]).toEqual([])
-  })
-
-  test('a transactional id, with an error that clients take for final', async () => {
-    await using server = await RawServer.start()
-    await server.topic('t')
-    const client = await server.client()
-    const request = { ...produceOf('t', batchOf(['x'])), transactionalId: 'tx' }
-    const { responses } = await client.request('Produce', 9, request)
-    expect(responses[0].partitionResponses[0].errorCode).toBe(53)
-    expect(
-      await client.request('InitProducerId', 4, { transactionalId: 'tx', transactionTimeoutMs: 1000 }),
-    ).toMatchObject({ errorCode: 53, producerId: -1 })
   })
 })
 

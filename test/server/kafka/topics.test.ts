@@ -74,8 +74,37 @@ describe('Metadata', () => {
     expect(await names(1, null)).toEqual(['a', 'b'])
     expect(await names(9, [])).toEqual([])
     expect(await names(0, [])).toEqual(['a', 'b'])
+  })
+
+  test('tells the id of the cluster as Kafka writes ids', async () => {
+    await using server = await RawServer.start()
+    const client = await server.client()
     const { clusterId, controllerId } = await client.request('Metadata', 12, { topics: [] })
-    expect({ clusterId, controllerId }).toEqual({ clusterId: server.broker.id, controllerId: 1 })
+    const hex = Buffer.from(clusterId!, 'base64url').toString('hex')
+    expect([clusterId!.length, hex, controllerId]).toEqual([22, server.broker.id.replaceAll('-', ''), 1])
+  })
+
+  test('a name that cannot be a topic is not merely unknown', async () => {
+    await using server = await RawServer.start({ autoCreateTopics: false })
+    const client = await server.client()
+    const { topics } = await client.request('Metadata', 12, { topics: [{ name: 'a/b' }, { name: 'none' }] })
+    expect(topics.map(({ errorCode }) => errorCode)).toEqual([17, 3])
+  })
+
+  test('says what may be done, if it is asked', async () => {
+    await using server = await RawServer.start()
+    await server.topic('a')
+    const client = await server.client()
+    const ask = async (is: boolean) => {
+      const { topics, clusterAuthorizedOperations } = await client.request('Metadata', 10, {
+        topics: [{ name: 'a' }],
+        includeTopicAuthorizedOperations: is,
+        includeClusterAuthorizedOperations: is,
+      })
+      return [topics[0].topicAuthorizedOperations, clusterAuthorizedOperations]
+    }
+    expect(await ask(true)).toEqual([3576, 8096])
+    expect(await ask(false)).toEqual([-2147483648, -2147483648])
   })
 })
 

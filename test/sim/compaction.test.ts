@@ -1,0 +1,166 @@
+/**
+ * The simulation of compaction over many seeds, and bugs planted to see that it finds them. `SLUICE_SIM_SEEDS` and
+ * `SLUICE_SIM_SEED` as in `log.test.ts`.
+ */
+
+import { afterEach, describe, expect, test, vi } from 'vitest'
+import type { Disk, DiskFile } from '../../src/lib/disk.ts'
+import { KeyMap } from '../../src/log/key-map.ts'
+import { Log } from '../../src/log/log.ts'
+import { Segment } from '../../src/log/segment.ts'
+import { type Leftover, leftovers } from '../../src/log/swap.ts'
+import { type Outcome, type SimulationOptions, simulateCompaction } from './compaction-simulation.ts'
+
+const SEEDS = Number(process.env.SLUICE_SIM_SEEDS ?? 800)
+const PARTS = 8
+const MS_PER_SEED_MAX = 150
+
+const only = process.env.SLUICE_SIM_SEED
+const reached: Outcome = {}
+
+const expected = [
+  'append',
+  'beside a compaction',
+  'clean close',
+  'compaction',
+  'crash in recovery',
+  'deleted',
+  'DISK_FULL',
+  'kill',
+  'open refused',
+  'power cut',
+  'recovery: sync-failed',
+  'repeated',
+  'segments merged',
+  'settled: cleaned',
+  'settled: deleted',
+  'settled: swap',
+  'STORAGE_FAILED',
+]
+
+async function runPart(part: number): Promise<void> {
+  for (let seed = part; seed < SEEDS; seed += PARTS) {
+    const outcome = await simulateCompaction(seed)
+    for (const [what, count] of Object.entries(outcome)) reached[what] = (reached[what] ?? 0) + count
+  }
+}
+
+if (only !== undefined) {
+  test(`seed ${only}`, async () => {
+    await simulateCompaction(Number(only), { trace: line => console.log(line) })
+  })
+} else {
+  const timeout = (SEEDS / PARTS) * MS_PER_SEED_MAX + 30_000
+  for (let part = 0; part < PARTS; part++) {
+    test(`part ${part + 1} of ${PARTS}, ${SEEDS} seeds`, () => runPart(part), timeout)
+  }
+
+  test('what matters has come to pass', () => {
+    for (const what of expected) expect(reached[what] ?? 0, what).toBeGreaterThanOrEqual(SEEDS / 200)
+  })
+
+  describe('a bug is found:', { timeout: 120_000 }, plantedBugs)
+}
+
+async function firstFailure(seeds: number, options: SimulationOptions = {}): Promise<string> {
+  for (let seed = 0; seed < seeds; seed++) {
+    try {
+      await simulateCompaction(seed, options)
+    } catch (error) {
+      return (error as Error).message
+    }
+  }
+  return 'no seed failed'
+}
+
+/** A disk some of whose calls do something else. */
+function lying(
+  lies: (disk: Disk) => Partial<Disk>,
+  fileLies: (file: DiskFile) => Partial<DiskFile> = () => ({}),
+): (disk: Disk) => Disk {
+  return disk => ({
+    kind: disk.kind,
+    open(path, mode) {
+      const file = disk.open(path, mode)
+      return {
+        path,
+        size: () => file.size(),
+        write: (bytes, position) => file.write(bytes, position),
+        read: (position, bytesMax) => file.read(position, bytesMax),
+        readNow: (position, bytesMax) => file.readNow(position, bytesMax),
+        sync: () => file.sync(),
+        truncate: size => file.truncate(size),
+        close: () => file.close(),
+        ...fileLies(file),
+      }
+    },
+    list: path => disk.list(path),
+    makeDirectory: path => disk.makeDirectory(path),
+    rename: (from, to) => disk.rename(from, to),
+    remove: path => disk.remove(path),
+    syncDirectory: path => disk.syncDirectory(path),
+    lock: path => disk.lock(path),
+    ...lies(disk),
+  })
+}
+
+function plantedBugs(): void {
+  afterEach(() => {
+    vi.restoreAllMocks()
+  })
+
+  test('none, none', async () => {
+    expect(await firstFailure(40, { disguise: lying(() => ({})) })).toBe('no seed failed')
+  })
+
+  test('the compacted segment is not synced', async () => {
+    const disguise = lying(
+      () => ({}),
+      file => (file.path.endsWith('.cleaned') ? { sync: () => Promise.resolve() } : {}),
+    )
+    expect(await firstFailure(800, { disguise })).toMatch(/seed/)
+  })
+
+  test('the folder is not synced before the old segments go', async () => {
+    const disguise = lying(disk => ({
+      syncDirectory: path =>
+        disk.list(path).some(name => name.endsWith('.swap')) ? Promise.resolve() : disk.syncDirectory(path),
+    }))
+    expect(await firstFailure(800, { disguise })).toMatch(/seed/)
+  })
+
+  test('old segments are removed at once instead of being set aside', async () => {
+    vi.spyOn(Segment.prototype, 'retire').mockImplementation(function (this: Segment) {
+      this.remove()
+    })
+    expect(await firstFailure(3000)).toMatch(/seed/)
+  })
+
+  test('a start takes a finished compaction back', async () => {
+    const row = leftovers.find(({ name }) => name === 'swap') as {
+      -readonly [K in keyof Leftover]: Leftover[K]
+    }
+    const { when } = row
+    row.when = /^never$/
+    try {
+      expect(await firstFailure(400)).toMatch(/seed/)
+    } finally {
+      row.when = when
+    }
+  })
+
+  test('records are replaced by ones that are not durable', async () => {
+    vi.spyOn(Log.prototype, 'checkpoint').mockImplementation(() => Promise.resolve())
+    expect(await firstFailure(400)).toMatch(/seed/)
+  })
+
+  test('a record goes for one before it', async () => {
+    vi.spyOn(KeyMap.prototype, 'get').mockImplementation(() => Number.MAX_SAFE_INTEGER)
+    expect(await firstFailure(50)).toMatch(/the last value of/)
+  })
+
+  test('readers stay in a segment that was replaced', async () => {
+    vi.spyOn(Segment.prototype, 'removed', 'get').mockReturnValue(false)
+    expect(await firstFailure(400)).toMatch(/seed/)
+  })
+}
