@@ -2,6 +2,8 @@ import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
   test: {
+    // What is polled for comes by an event; how soon depends on what else the machine does.
+    expect: { poll: { timeout: 10_000 } },
     include: ['test/**/*.test.ts'],
     pool: 'forks',
     testTimeout: 30_000,

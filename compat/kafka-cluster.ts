@@ -61,7 +61,12 @@ export async function startKafka(options: KafkaOptions = {}): Promise<RunningKaf
   const java = javaArguments(classPath, heap).filter(each => !(optimised && each.includes('TieredStop')))
   const ports = Array.from({ length: nodes }, (_, index) => port + 2 * index)
   const started: ChildProcess[] = []
+  const killAll = (): void => {
+    for (const child of started) child.kill('SIGKILL')
+  }
+  process.once('exit', killAll) // an exception that nobody caught must not leave it running
   const stop = async (): Promise<void> => {
+    process.removeListener('exit', killAll)
     await Promise.all(started.map(stopProcess))
     rmSync(directory, { recursive: true, force: true })
   }

@@ -65,6 +65,12 @@ export interface GroupAccess {
 }
 
 const HEARTBEATS_PER_SESSION = 3
+/** Refusals of a commit by which the membership is over. */
+const membershipRefusals: ReadonlySet<ErrorCode> = new Set([
+  'UNKNOWN_MEMBER',
+  'ILLEGAL_GENERATION',
+  'FENCED_MEMBER',
+])
 const NOTHING = { partitions: [], generation: -1 }
 
 export class GroupMember implements Member {
@@ -129,7 +135,14 @@ export class GroupMember implements Member {
 
   async commit(offsets: readonly CommitOffset[]): Promise<void> {
     if (this.#ended !== null) throw this.#ended
-    await this.#access.commit(this.#identity(), offsets.map(withMetadata))
+    const sent = this.#identity()
+    try {
+      await this.#access.commit(sent, offsets.map(withMetadata))
+    } catch (error) {
+      // Told by a commit, before the next heartbeat is: what is handled from here on would be handled again.
+      if (error instanceof SluiceError && membershipRefusals.has(error.code)) this.#refused(sent, error.code)
+      throw error
+    }
   }
 
   async leave(): Promise<void> {
@@ -328,12 +341,16 @@ export class GroupMember implements Member {
     const sent = this.#identity()
     const error = await this.#access.heartbeat(sent)
     if (this.#ended !== null) return
-    // What was said of an earlier generation is settled.
-    if (error !== null && sent.memberId === this.#memberId && sent.generation === this.#generation) {
-      if (error !== 'REBALANCE_IN_PROGRESS') this.#refusal = error
-      this.#joinAgain()
-    }
+    if (error !== null) this.#refused(sent, error)
     this.#beat()
+  }
+
+  /** The coordinator does not take the member for what it says it is. */
+  #refused(sent: MemberIdentity, error: ErrorCode): void {
+    // What was said of an earlier generation is settled.
+    if (sent.memberId !== this.#memberId || sent.generation !== this.#generation) return
+    if (error !== 'REBALANCE_IN_PROGRESS') this.#refusal = error
+    this.#joinAgain()
   }
 
   #identity(): { memberId: string; generation: number; instanceId: string | null } {

@@ -30,8 +30,9 @@ export interface CommitterIdentity {
 }
 
 const NOBODY: CommitterIdentity = { memberId: '', generation: -1, instanceId: null }
-/** The last versions that name topics and one group. */
-const OFFSET_COMMIT_VERSION_MAX = 9
+/** The last version that answers ILLEGAL_GENERATION, not that there is no such group, to a member that the coordinator has forgotten. */
+const OFFSET_COMMIT_VERSION_MAX = 8
+/** The last version that asks about one group. */
 const OFFSET_FETCH_VERSION_MAX = 7
 /** From here on a group that does not exist is refused, instead of being described as dead. */
 const ABSENT: ReadonlySet<string> = new Set(['Dead', ''])

@@ -25,7 +25,9 @@ describe('the scenarios', () => {
       const subject = await make({ bytes: 10, messages: 200, directory: folder })
       const { messages, ms } = await subject.round()
       await subject.close()
-      expect(messages, name).toBe(200)
+      // What is published beside a compaction is as many as there is time for.
+      if (name.startsWith('compact/publish/')) expect(messages, name).toBeGreaterThan(0)
+      else expect(messages, name).toBe(200)
       expect(ms, name).toBeGreaterThan(0)
     })
     await Promise.all(runs)

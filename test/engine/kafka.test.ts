@@ -188,6 +188,23 @@ describe('a server that is started again', () => {
     await mq.close()
   })
 
+  test('a member that the server has forgotten hears of it with its next commit, and joins again', async () => {
+    const data = newDirectory()
+    const server = await startServer({ data })
+    const port = String(server.running.addresses.kafka!.port)
+    const engine = await openKafkaEngine({ url: urlOf(server), heartbeatMs: 60_000 })
+    cleanups.push(() => engine.close())
+    await engine.createTopic({ name: 't' })
+    const ann = await ObservedMember.join(engine, 'ann', new Holdings(), { sessionTimeoutMs: 300_000 })
+    await expect.poll(() => ann.news()).toEqual(['assigned t/0'])
+    await server.running.stop()
+    await startServer({ data, kafkaPort: port })
+    const offsets = [{ topic: 't', partition: 0, offset: 0 }]
+    await expect(ann.member.commit(offsets)).rejects.toMatchObject({ code: 'ILLEGAL_GENERATION' })
+    await expect.poll(() => ann.told).toEqual(['lost t/0', 'assigned t/0'])
+    await ann.member.commit(offsets)
+  })
+
   test('a batch without a sequence whose answer was lost is not sent again: nobody knows whether it was stored', async () => {
     const proxy = await LossyProxy.start()
     const server = await startServer({ kafkaAdvertised: `127.0.0.1:${proxy.port}` })
