@@ -356,7 +356,10 @@ class CompactionSimulation {
     const limit = random.chance(0.7) ? log.durableOffset : random.between(log.startOffset, log.endOffset)
     const others: Promise<void>[] = []
     // What a failed sync of the folder leaves in the dark is the hardest for a swap.
-    if (random.chance(0.08)) this.#disk.failNext('sync', path => path === DIRECTORY)
+    if (random.chance(0.15)) {
+      let before = random.below(8)
+      this.#disk.failNext('sync', path => path === DIRECTORY && before-- === 0)
+    }
     const beside = (other: Promise<void>): void => {
       other.catch(() => {}) // heard of below
       others.push(other)
