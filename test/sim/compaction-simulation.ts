@@ -33,6 +33,8 @@ export interface SimulationOptions {
   /** Puts something between the log and its disk; for planting bugs. */
   readonly disguise?: (disk: Disk) => Disk
   readonly trace?: (line: string) => void
+  /** How many of the compactions meet a failing sync of the folder. Default 0.15. */
+  readonly folderSyncFailure?: number
 }
 
 export type Outcome = Record<string, number>
@@ -356,7 +358,7 @@ class CompactionSimulation {
     const limit = random.chance(0.7) ? log.durableOffset : random.between(log.startOffset, log.endOffset)
     const others: Promise<void>[] = []
     // What a failed sync of the folder leaves in the dark is the hardest for a swap.
-    if (random.chance(0.15)) {
+    if (random.chance(this.#options.folderSyncFailure ?? 0.15)) {
       let before = random.below(8)
       this.#disk.failNext('sync', path => path === DIRECTORY && before-- === 0)
     }
