@@ -6,6 +6,7 @@
 import type {
   Assignor,
   CommitOffset,
+  CommittedOffset,
   Engine,
   Isolation,
   OffsetSpec,
@@ -88,8 +89,22 @@ export interface ConsumerOptions<T extends AnyTopic | string = AnyTopic | string
   readonly signal?: AbortSignal
 }
 
+/**
+ * @internal Who completes messages one by one, over a consumer without automatic commit, and so has a state per partition that comes with
+ * the partition and goes with it.
+ */
+export interface AssignmentHooks {
+  /** A partition is about to be read, from what was committed (undefined: nothing was) or from where the consumer begins. */
+  taken(of: TopicPartition, position: number, committed: CommittedOffset | undefined): void
+  /** Partitions are to be given up within `deadlineMs`. Resolves when nothing of them is under way and everything is committed. */
+  giveUp(partitions: readonly TopicPartition[], deadlineMs: number): Promise<void>
+  /** Partitions are gone: nothing can be committed for them any more. */
+  lost(partitions: readonly TopicPartition[]): void
+}
+
 /** @internal What a `Sluice` hands to its consumers. */
 export interface ConsumerSetting {
+  readonly hooks?: AssignmentHooks
   readonly engine: Engine
   readonly clock?: Clock
   readonly clientId?: string

@@ -31,6 +31,7 @@ import { SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
 import { Committer } from './committer.ts'
 import type {
+  AssignmentHooks,
   BatchOf,
   ConsumerEvents,
   ConsumerOptions,
@@ -65,6 +66,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   readonly #clientId: string
   readonly #autoCreateTopics: boolean
   readonly #onClosed: ((consumer: { stop(): Promise<void> }) => void) | undefined
+  readonly #hooks: AssignmentHooks | undefined
   readonly #options: ConsumerOptions
   readonly #topics: ReadonlyMap<string, AnyTopic>
   readonly #from: OffsetSpec
@@ -103,6 +105,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     this.#clientId = setting.clientId ?? 'sluice'
     this.#autoCreateTopics = setting.autoCreateTopics ?? false
     this.#onClosed = setting.onClosed
+    this.#hooks = setting.hooks
     this.#options = options
     if (!Array.isArray(options.topics) || options.topics.length === 0) {
       throw invalidOption('topics is an array of at least one topic')
@@ -438,6 +441,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
 
   async #windDown(): Promise<void> {
     this.#fetcher.wake()
+    await this.#hooks?.giveUp(this.#readers, this.#deadlineMs)
     await this.#handlersDone(this.#readers, this.#deadlineMs)
     if (this.#committer.automatic) await this.#committer.commitQuietly()
     const member = this.#member
@@ -490,7 +494,12 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
       const readers = await Promise.all(
         partitions.map(of => this.#readerFor(of, commits.find(commit => isSame(commit, of))?.offset)),
       )
-      if (this.#ending === session) this.#add(readers)
+      if (this.#ending !== session || this.#isOver) return
+      for (const reader of readers) {
+        const committed = commits.find(commit => isSame(commit, reader))
+        this.#hooks?.taken(reader, reader.position, committed)
+      }
+      this.#add(readers)
     } catch (error) {
       if (this.#ending === session) this.#failSetup(error)
     }
@@ -499,6 +508,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   async #onRevoked(partitions: readonly TopicPartition[], session: object): Promise<void> {
     if (this.#ending !== session) return
     const readers = this.#halt(partitions)
+    await this.#hooks?.giveUp(readers, this.#rebalanceTimeoutMs)
     await this.#handlersDone(readers, this.#rebalanceTimeoutMs)
     if (this.#committer.automatic) await this.#committer.commitQuietly(readers)
     this.#remove(readers)
@@ -507,6 +517,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
 
   #onLost(partitions: readonly TopicPartition[], session: object): void {
     if (this.#ending !== session) return
+    this.#hooks?.lost(partitions)
     this.#remove(this.#halt(partitions))
     this.#tell('lost', partitions)
   }

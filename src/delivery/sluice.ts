@@ -23,6 +23,7 @@ import type { OutgoingOf } from './outgoing.ts'
 import { Producer } from './producer.ts'
 import type { ProducerOptions } from './producer-options.ts'
 import type { Published, PublishedBatch } from './published.ts'
+import { SYSTEM_TOPIC_PREFIX } from './system-headers.ts'
 import {
   type AnyTopic,
   configStrings,
@@ -187,10 +188,11 @@ export class Sluice {
     await this.engine.deleteTopic(topicName(topic))
   }
 
-  /** The names of all topics, without internal ones. */
-  async topics(): Promise<string[]> {
+  /** The names of all topics, without internal ones; with `system`, those too in which sluice keeps delayed and half messages. */
+  async topics(options: { readonly system?: boolean } = {}): Promise<string[]> {
     this.#checkOpen()
-    return await this.engine.listTopics()
+    const names = await this.engine.listTopics()
+    return options.system === true ? names : names.filter(name => !name.startsWith(SYSTEM_TOPIC_PREFIX))
   }
 
   /** Partitions with their offsets and sizes, and the configuration. Throws `UNKNOWN_TOPIC`. */
