@@ -112,6 +112,14 @@ export const errorTable = {
     false,
     'The codec of the topic cannot encode the value, or cannot decode the stored bytes.',
   ),
+  // dead letters
+  UNKNOWN_DEAD_LETTER: row(
+    87,
+    404,
+    channel(404),
+    false,
+    'There is no dead letter with this id: it never was one, or it was replayed or discarded.',
+  ),
   // reading
   OFFSET_OUT_OF_RANGE: row(
     1,
@@ -193,6 +201,13 @@ export const errorTable = {
     channel(406),
     false,
     'A newer producer with the same transactional id has taken over, or the transaction took longer than its time-out and was aborted.',
+  ),
+  TRANSACTION_ABORTABLE: row(
+    120,
+    409,
+    channel(406),
+    false,
+    'The transaction cannot go on, and is aborted. The next one may succeed.',
   ),
   UNKNOWN_TRANSACTIONAL_ID: row(105, 404, channel(404), false, 'There is no such transactional id.'),
   UNSTABLE_OFFSET_COMMIT: row(

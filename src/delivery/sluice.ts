@@ -18,6 +18,7 @@ import { isSluiceError, SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
 import { Consumer } from './consumer.ts'
 import type { ConsumerOptions } from './consumer-options.ts'
+import { DeadLetters } from './dead-letters.ts'
 import { invalidOption } from './option.ts'
 import type { OutgoingOf } from './outgoing.ts'
 import { Producer } from './producer.ts'
@@ -245,6 +246,18 @@ export class Sluice {
   async offsetFor(topic: AnyTopic | string, partition: number, at: OffsetSpec): Promise<number> {
     this.#checkOpen()
     return await this.engine.offsetFor(topicName(topic), partition, at)
+  }
+
+  // Dead letters.
+
+  /** The dead letters of a group and topic: list, show, edit, replay, discard. Throws `INVALID_ARGUMENT`, `CLOSED`. */
+  deadLetters(topic: AnyTopic | string, group: string): DeadLetters {
+    this.#checkOpen()
+    return new DeadLetters(topicName(topic), group, {
+      engine: this.engine,
+      clock: this.#options.clock ?? systemClock,
+      transact: (body, options) => this.transaction(body, options),
+    })
   }
 
   // Groups.

@@ -33,6 +33,8 @@ export const systemHeader = {
   reason: 'sluice-reason',
   /** A dead letter's key is its id; this is the key of the message that died. Left out if it had none. */
   key: 'sluice-original-key',
+  /** A dead letter whose value was null. */
+  nullValue: 'sluice-original-null',
   /** Of a message in a queue: from when on it is not handed out any more; and its priority. */
   expiresAt: 'sluice-expires-at',
   priority: 'sluice-priority',
