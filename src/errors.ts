@@ -120,6 +120,13 @@ export const errorTable = {
     false,
     'There is no dead letter with this id: it never was one, or it was replayed or discarded.',
   ),
+  ALERT_FAILED: row(
+    -1,
+    502,
+    channel(541),
+    true,
+    'Alerts could not look at everything, or somebody could not be told of one. The next look comes all the same.',
+  ),
   // reading
   OFFSET_OUT_OF_RANGE: row(
     1,

@@ -16,6 +16,7 @@ import type {
 } from '../engine/engine.ts'
 import { isSluiceError, SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
+import { type AlertOptions, Alerts } from './alerts.ts'
 import { Consumer } from './consumer.ts'
 import type { ConsumerOptions } from './consumer-options.ts'
 import { DeadLetters } from './dead-letters.ts'
@@ -71,6 +72,7 @@ export class Sluice {
   readonly #options: SluiceOptions
   readonly #producers = new Set<Producer>()
   readonly #consumers = new Set<{ stop(): Promise<void> }>()
+  readonly #alerts = new Set<Alerts>()
   #shared: Producer | null = null
   #transactions: Transactions | null = null
   #closing: Promise<void> | null = null
@@ -260,6 +262,21 @@ export class Sluice {
     })
   }
 
+  /**
+   * Looks at groups and dead letters every so often, and tells `alert` listeners and webhooks of new dead letters, of groups that are too far
+   * behind, and of groups that are stuck. Throws `INVALID_ARGUMENT`, `CLOSED`.
+   */
+  alerts(options: AlertOptions = {}): Alerts {
+    this.#checkOpen()
+    const alerts = new Alerts(options, {
+      engine: this.engine,
+      clock: this.#options.clock ?? systemClock,
+      onStopped: stopped => this.#alerts.delete(stopped),
+    })
+    this.#alerts.add(alerts)
+    return alerts
+  }
+
   // Groups.
 
   /** All consumer groups. */
@@ -335,6 +352,7 @@ export class Sluice {
 
   async #close(options: { readonly deadlineMs?: number }): Promise<void> {
     try {
+      await Promise.all([...this.#alerts].map(alerts => alerts.stop()))
       await Promise.all([...this.#consumers].map(consumer => (consumer as Consumer).stop(options)))
       await this.#transactions?.close()
       await Promise.all([...this.#producers].map(producer => producer.close(options)))
