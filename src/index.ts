@@ -1,5 +1,6 @@
 /** The public module: everything a program may import from 'sluice', by name. */
 
+export type { Alert, AlertEvents, AlertOptions, Alerts, LagRule, Severity } from './delivery/alerts.ts'
 export { bytes, type Codec, json, string } from './delivery/codec.ts'
 export type { Consumer } from './delivery/consumer.ts'
 export type {
@@ -9,6 +10,15 @@ export type {
   MessageOf,
   PartitionLag,
 } from './delivery/consumer-options.ts'
+export type {
+  DeadLetter,
+  DeadLetterChange,
+  DeadLetterChoice,
+  DeadLetterPage,
+  DeadLetters,
+  DeadLetterTable,
+  ReplayOptions,
+} from './delivery/dead-letters.ts'
 export type { Message, MessageBatch, MessageHeaders } from './delivery/message.ts'
 export type { HeadersInput, OutgoingMessage, OutgoingOf } from './delivery/outgoing.ts'
 export { type Partitioner, partitionOfKey } from './delivery/partitioner.ts'
@@ -16,6 +26,7 @@ export type { Producer } from './delivery/producer.ts'
 export type { FailedPosts, ProducerOptions } from './delivery/producer-options.ts'
 export { PublishError, type Published, type PublishedBatch } from './delivery/published.ts'
 export type { GroupPartition, GroupReport, Sluice } from './delivery/sluice.ts'
+export type { DeadLetterReason, FailureStory } from './delivery/system-headers.ts'
 export {
   type AnyTopic,
   type PlainBytes,

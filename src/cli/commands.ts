@@ -33,6 +33,7 @@ export interface CommandRow {
 export const nouns: Readonly<Record<string, string>> = {
   topic: 'create, list, describe, change and delete topics',
   group: 'list and describe consumer groups, move their offsets',
+  dlq: 'list, show, edit, replay and discard dead letters',
 }
 
 const engineOptions: readonly OptionSpec[] = [
@@ -58,6 +59,28 @@ const configOption: OptionSpec = {
 }
 
 const POSITIONS = 'earliest, latest, an offset, partition:offset pairs (0:12,1:30) or an ISO time'
+
+const deadLetterOperands = [
+  ['<topic>', 'the topic that the messages came from'],
+  ['<group>', 'the group that failed'],
+] as const
+
+const deadLetterFilters: readonly OptionSpec[] = [
+  { flags: '--error <TEXT>', meaning: 'only letters whose error has this text in its name or message' },
+  {
+    flags: '--reason <REASON>',
+    meaning: 'only letters that died of this',
+    kind: { choices: ['rejected', 'attempts', 'expired', 'overflow'] },
+  },
+]
+
+const deadLetterChoice: readonly OptionSpec[] = [
+  { flags: '-a, --all', meaning: 'all letters, or all that pass --error and --reason' },
+  ...deadLetterFilters,
+  { flags: '-n, --max <N>', meaning: 'no more than so many', kind: 'count' },
+  { flags: '--dry-run', meaning: 'show which, and change nothing' },
+  ...engineOptions,
+]
 
 export const commands: readonly CommandRow[] = [
   {
@@ -276,6 +299,79 @@ export const commands: readonly CommandRow[] = [
       'sluice group reset billing --topic orders --to 2026-01-31T12:00:00Z',
     ],
     load: async () => (await import('./group.ts')).resetGroup,
+  },
+  {
+    path: 'dlq list',
+    summary: 'list dead letters: of a topic and group, or where there are some',
+    operands: [
+      ['[topic]', 'the topic that the messages came from; everything that has dead letters if left out'],
+      ['[group]', 'the group that failed'],
+    ],
+    options: [
+      ...deadLetterFilters,
+      { flags: '-n, --max <N>', meaning: 'no more than so many (default 100)', kind: 'count' },
+      json,
+      ...engineOptions,
+    ],
+    examples: ['sluice dlq list', 'sluice dlq list orders billing --error timeout'],
+    load: async () => (await import('./dlq.ts')).listDeadLetters,
+  },
+  {
+    path: 'dlq show',
+    summary: 'show a dead letter with its story',
+    operands: [...deadLetterOperands, ['<id>', 'as `dlq list` shows it']],
+    options: [json, ...engineOptions],
+    examples: ['sluice dlq show orders billing 0-4711'],
+    load: async () => (await import('./dlq.ts')).showDeadLetter,
+  },
+  {
+    path: 'dlq edit',
+    summary: 'change what is in a dead letter, before it is replayed',
+    notes: 'What is not named stays as it is.',
+    operands: [...deadLetterOperands, ['<id>', 'as `dlq list` shows it']],
+    options: [
+      { flags: '-v, --value <TEXT>', meaning: 'the new value; - reads it from standard input' },
+      { flags: '-k, --key <KEY>', meaning: 'the new key' },
+      {
+        flags: '-H, --header <NAME=VALUE>',
+        meaning: 'the new headers, instead of all that it had; may be repeated',
+        kind: 'list',
+      },
+      ...engineOptions,
+    ],
+    examples: [`sluice dlq edit orders billing 0-4711 --value '{"amount":10}'`],
+    load: async () => (await import('./dlq.ts')).editDeadLetter,
+  },
+  {
+    path: 'dlq replay',
+    summary: 'publish dead letters again, and take them out of the dead letters',
+    notes:
+      'Both in one transaction: a letter is replayed once. With --to group, the default, only the workers of the group that failed get it.',
+    operands: [...deadLetterOperands, ['[ids...]', 'as `dlq list` shows them; or --all']],
+    options: [
+      {
+        flags: '--to <WHERE>',
+        meaning: 'group, topic (where it came from, for all groups), or the name of a topic',
+      },
+      { flags: '--rate <N>', meaning: 'letters a second, at most', kind: 'count' },
+      ...deadLetterChoice,
+    ],
+    examples: [
+      'sluice dlq replay orders billing 0-4711 1-12',
+      'sluice dlq replay orders billing --all --error ECONNREFUSED --rate 50',
+    ],
+    load: async () => (await import('./dlq.ts')).replayDeadLetters,
+  },
+  {
+    path: 'dlq discard',
+    summary: 'take dead letters out for good',
+    operands: [...deadLetterOperands, ['[ids...]', 'as `dlq list` shows them; or --all']],
+    options: deadLetterChoice,
+    examples: [
+      'sluice dlq discard orders billing 0-4711',
+      'sluice dlq discard orders billing --all --reason expired',
+    ],
+    load: async () => (await import('./dlq.ts')).discardDeadLetters,
   },
   {
     path: 'dump',

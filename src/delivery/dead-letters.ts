@@ -76,6 +76,15 @@ export interface DeadLetterChange {
   readonly headers?: HeadersInput
 }
 
+/** A group and topic that has dead letters, or had some. */
+export interface DeadLetterTable {
+  readonly topic: string
+  readonly group: string
+  /** The topic that they are in. */
+  readonly name: string
+  readonly count: number
+}
+
 interface Place {
   readonly partition: number
   readonly offset: number
@@ -187,8 +196,13 @@ export class DeadLetters {
   }
 
   /** Takes letters out of the dead letters for good. Resolves with their ids. Throws `UNKNOWN_DEAD_LETTER`. */
-  async discard(choice: DeadLetterChoice): Promise<string[]> {
-    const ids = await this.#choose(await this.#index(), choice, Number.MAX_SAFE_INTEGER)
+  async discard(
+    choice: DeadLetterChoice,
+    options: Pick<ReplayOptions, 'limit' | 'dryRun'> = {},
+  ): Promise<string[]> {
+    const limit = atLeast('limit', options.limit ?? Number.MAX_SAFE_INTEGER, 1)
+    const ids = await this.#choose(await this.#index(), choice, limit)
+    if (options.dryRun === true) return ids
     for (let at = 0; at < ids.length; at += TRANSACTION_LETTERS_MAX) {
       const some = ids.slice(at, at + TRANSACTION_LETTERS_MAX)
       await this.#transact(async transaction => {
@@ -314,6 +328,26 @@ export class DeadLetters {
     const delayMs = until - clock.monotonic()
     return delayMs > 0 ? new Promise(resolve => clock.after(delayMs, resolve)) : Promise.resolve()
   }
+}
+
+/** All that have dead letters now. Topics with such a name that hold something else are left out. */
+export async function deadLetterTables(setting: DeadLettersSetting): Promise<DeadLetterTable[]> {
+  const tables: DeadLetterTable[] = []
+  for (const name of await setting.engine.listTopics()) {
+    if (!name.endsWith('.dead')) continue
+    for await (const batch of scanPartition(setting.engine, rawTopic(name), { partition: 0 })) {
+      const stories = [...batch].map(storyOf)
+      const story = stories.find(
+        found => found !== null && deadLetterTopic(found.topic, found.group) === name,
+      )
+      if (story == null) continue
+      const { topic: origin, group } = story
+      const count = await new DeadLetters(origin, group, setting).count()
+      if (count > 0) tables.push({ topic: origin, group, name, count })
+      break
+    }
+  }
+  return tables
 }
 
 /**

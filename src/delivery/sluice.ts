@@ -19,7 +19,12 @@ import { type Clock, systemClock } from '../lib/clock.ts'
 import { type AlertOptions, Alerts } from './alerts.ts'
 import { Consumer } from './consumer.ts'
 import type { ConsumerOptions } from './consumer-options.ts'
-import { DeadLetters } from './dead-letters.ts'
+import {
+  DeadLetters,
+  type DeadLettersSetting,
+  type DeadLetterTable,
+  deadLetterTables,
+} from './dead-letters.ts'
 import { invalidOption } from './option.ts'
 import type { OutgoingOf } from './outgoing.ts'
 import { Producer } from './producer.ts'
@@ -255,11 +260,13 @@ export class Sluice {
   /** The dead letters of a group and topic: list, show, edit, replay, discard. Throws `INVALID_ARGUMENT`, `CLOSED`. */
   deadLetters(topic: AnyTopic | string, group: string): DeadLetters {
     this.#checkOpen()
-    return new DeadLetters(topicName(topic), group, {
-      engine: this.engine,
-      clock: this.#options.clock ?? systemClock,
-      transact: (body, options) => this.transaction(body, options),
-    })
+    return new DeadLetters(topicName(topic), group, this.#deadLettersSetting())
+  }
+
+  /** The groups and topics that have dead letters, and how many. */
+  async deadLetterTables(): Promise<DeadLetterTable[]> {
+    this.#checkOpen()
+    return await deadLetterTables(this.#deadLettersSetting())
   }
 
   /**
@@ -365,6 +372,14 @@ export class Sluice {
     const { clock = systemClock, clientId = 'sluice', autoCreateTopics = true } = this.#options
     this.#transactions ??= new Transactions(this.engine, clock, clientId, autoCreateTopics)
     return this.#transactions
+  }
+
+  #deadLettersSetting(): DeadLettersSetting {
+    return {
+      engine: this.engine,
+      clock: this.#options.clock ?? systemClock,
+      transact: (body, options) => this.transaction(body, options),
+    }
   }
 
   #checkOpen(): void {

@@ -1,8 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { type DeadLetter, deadLetterTopicOf, letterMessage } from '../../src/delivery/dead-letters.ts'
 import type { Sluice } from '../../src/delivery/sluice.ts'
-import { errorStory } from '../../src/delivery/system-headers.ts'
 import { open } from '../../src/open.ts'
+import { die } from './dying.ts'
 
 let mq: Sluice
 
@@ -11,32 +10,6 @@ beforeEach(async () => {
 })
 
 afterEach(() => mq.close())
-
-/** As a worker writes it. */
-async function die(offset: number, value: string | null, change: Partial<DeadLetter> = {}): Promise<void> {
-  const story = {
-    topic: 'orders',
-    partition: 0,
-    offset,
-    timestamp: 1_000,
-    group: 'billing',
-    attempts: 5,
-    firstFailureAt: 2_000,
-    lastFailureAt: 3_000,
-    error: errorStory(new RangeError('no such account')),
-  }
-  const died = {
-    key: Buffer.from(`k${offset}`),
-    value: value === null ? null : Buffer.from(value),
-    headers: [['trace', Buffer.from('t')]] as const,
-    deadAt: 4_000 + offset,
-    ...change,
-  }
-  await mq.publish(
-    deadLetterTopicOf('orders', 'billing'),
-    letterMessage(died, story, change.reason ?? 'attempts'),
-  )
-}
 
 const letters = () => mq.deadLetters('orders', 'billing')
 const ids = async () => (await letters().list()).letters.map(({ id }) => id)
@@ -59,8 +32,19 @@ describe('dead letters', () => {
     expect(await letters().replay('all')).toEqual([])
   })
 
+  test('are found, whoever has them', async () => {
+    await die(mq, 1, 'a')
+    await die(mq, 2, 'b')
+    await mq.publish('just.named.dead', { value: 'x' })
+    expect(await mq.deadLetterTables()).toEqual([
+      { topic: 'orders', group: 'billing', name: 'orders.billing.dead', count: 2 },
+    ])
+    await letters().discard('all')
+    expect(await mq.deadLetterTables()).toEqual([])
+  })
+
   test('tell the whole story of the failure', async () => {
-    await die(7, 'seven')
+    await die(mq, 7, 'seven')
     const letter = await letters().get('0-7')
     expect(letter).toMatchObject({
       id: '0-7',
@@ -76,14 +60,14 @@ describe('dead letters', () => {
       lastFailureAt: 3_000,
       error: { name: 'RangeError', message: 'no such account' },
     })
-    expect(letter.error.stack).toContain('dead-letters.test.ts')
+    expect(letter.error.stack).toContain('dying.ts')
     expect([String(letter.key), String(letter.value)]).toEqual(['k7', 'seven'])
     expect(letter.headers.map(([name, value]) => [name, String(value)])).toEqual([['trace', 't']])
   })
 
   test('keep null apart from nothing', async () => {
-    await die(1, null, { key: null })
-    await die(2, '')
+    await die(mq, 1, null, { key: null })
+    await die(mq, 2, '')
     const page = await letters().list()
     expect(page.letters.map(({ key, value }) => [key, value?.length])).toEqual([
       [null, undefined],
@@ -92,7 +76,7 @@ describe('dead letters', () => {
   })
 
   test('come in pages, and only those that are asked for', async () => {
-    for (let offset = 0; offset < 25; offset++) await die(offset, `v${offset}`)
+    for (let offset = 0; offset < 25; offset++) await die(mq, offset, `v${offset}`)
     const first = await letters().list({ limit: 10 })
     const second = await letters().list({ limit: 10, cursor: first.cursor as string })
     const third = await letters().list({ limit: 10, cursor: second.cursor as string })
@@ -106,7 +90,7 @@ describe('dead letters', () => {
   })
 
   test('replayed for their group leave with the publication, and their attempts begin anew', async () => {
-    for (let offset = 0; offset < 3; offset++) await die(offset, `v${offset}`)
+    for (let offset = 0; offset < 3; offset++) await die(mq, offset, `v${offset}`)
     expect(await letters().replay(['0-1'])).toEqual(['0-1'])
     expect(await ids()).toEqual(['0-0', '0-2'])
     const seen = []
@@ -122,8 +106,8 @@ describe('dead letters', () => {
   })
 
   test('can be replayed to their topic or another, as they were', async () => {
-    await die(0, 'a')
-    await die(1, 'b')
+    await die(mq, 0, 'a')
+    await die(mq, 1, 'b')
     await letters().replay(['0-0'], { to: 'topic' })
     await letters().replay('all', { to: { topic: 'elsewhere' } })
     expect([await readAll('orders'), await readAll('elsewhere')]).toEqual([['a'], ['b']])
@@ -131,7 +115,7 @@ describe('dead letters', () => {
   })
 
   test('are replayed as often as asked, dry runs and limits included', async () => {
-    for (let offset = 0; offset < 5; offset++) await die(offset, `v${offset}`)
+    for (let offset = 0; offset < 5; offset++) await die(mq, offset, `v${offset}`)
     expect(await letters().replay('all', { dryRun: true })).toHaveLength(5)
     expect(await letters().count()).toBe(5)
     expect(await letters().replay(({ offset }) => offset > 1, { limit: 2 })).toEqual(['0-2', '0-3'])
@@ -139,7 +123,7 @@ describe('dead letters', () => {
   })
 
   test('two programs that replay the same letters replay each once', async () => {
-    for (let offset = 0; offset < 40; offset++) await die(offset, `v${offset}`)
+    for (let offset = 0; offset < 40; offset++) await die(mq, offset, `v${offset}`)
     const other = mq.deadLetters('orders', 'billing')
     const replayed = await Promise.all([
       letters().replay('all', { to: 'topic' }),
@@ -150,8 +134,8 @@ describe('dead letters', () => {
   })
 
   test('edited ones are replayed as edited', async () => {
-    await die(0, '{"amount":"ten"}')
-    await die(1, 'other')
+    await die(mq, 0, '{"amount":"ten"}')
+    await die(mq, 1, 'other')
     const edited = await letters().edit('0-0', { value: { amount: 10 }, headers: { fixed: 'yes' } })
     expect([edited.id, String(edited.value), edited.error.name]).toEqual([
       '0-0',
@@ -171,7 +155,7 @@ describe('dead letters', () => {
   })
 
   test('discarded ones are gone, and cannot be got, edited or replayed', async () => {
-    await die(0, 'a')
+    await die(mq, 0, 'a')
     expect(await letters().discard('all')).toEqual(['0-0'])
     for (const attempt of [
       letters().get('0-0'),
@@ -184,9 +168,9 @@ describe('dead letters', () => {
   })
 
   test('a message that dies again after its replay is a letter again', async () => {
-    await die(0, 'a')
+    await die(mq, 0, 'a')
     await letters().replay('all')
-    await die(0, 'a')
+    await die(mq, 0, 'a')
     expect(await ids()).toEqual(['0-0'])
   })
 

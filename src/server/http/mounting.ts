@@ -14,6 +14,7 @@ import type { Logger } from '../logger.ts'
 import type { ServeOptions } from '../options.ts'
 import { version } from '../version.ts'
 import { createApplication } from './application.ts'
+import { addDeadLetterRoutes } from './dead-letter-routes.ts'
 import { type Acknowledged, addEndpoints, type IncomingMessage } from './endpoints.ts'
 import type { Application, HttpServer } from './http-server.ts'
 import { type KafkaTraffic, Metrics } from './metrics.ts'
@@ -33,6 +34,7 @@ export async function mountHttp(
   const app = createApplication(server, options, log, metrics, http.draining)
   const publish = publisher(sluice)
   addEndpoints(app, { engine, publish, clock, version, limits: options, draining: http.draining })
+  addDeadLetterRoutes(app, sluice)
   const stats = engine instanceof LocalEngine ? () => engine.broker.stats() : undefined
   metrics.serve(app, { engine, version, stats, connections: () => http.connections, kafka })
   await app.ready()
