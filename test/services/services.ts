@@ -7,7 +7,7 @@
  */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { chmodSync, chownSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { chmodSync, chownSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -167,13 +167,11 @@ export async function startMariadb(settings: Readonly<Record<string, string>> = 
   }
   const flags = Object.entries(options).map(([key, value]) => `--${key}=${value}`)
   const connection = { host: HOST, port, user: 'root', database: 'test' }
+  const initFile = join(directory, 'init.sql')
+  writeFileSync(initFile, 'CREATE DATABASE IF NOT EXISTS test;\n', { mode: 0o644 })
   return await new Service(connection, directory, {
-    start: () =>
-      spawnAs(
-        user,
-        [server, ...common, ...flags, '--init-file=/dev/stdin'],
-        'CREATE DATABASE IF NOT EXISTS test;\n',
-      ),
+    start: () => spawnAs(user, [server, ...common, ...flags, `--init-file=${initFile}`]),
+    isReady: () => greets(port),
   }).start()
 }
 
@@ -224,11 +222,9 @@ const asRoot = (): boolean => process.getuid?.() === 0
 const as = (user: string, command: readonly string[]): string[] =>
   asRoot() ? ['setpriv', `--reuid=${user}`, `--regid=${user}`, '--clear-groups', ...command] : [...command]
 
-function spawnAs(user: string, command: readonly string[], input = ''): ChildProcess {
+function spawnAs(user: string, command: readonly string[]): ChildProcess {
   const [file, ...args] = as(user, command)
-  const child = spawn(file, args, { stdio: ['pipe', 'pipe', 'pipe'] })
-  child.stdin?.end(input)
-  return child
+  return spawn(file, args)
 }
 
 function makeDirectory(name: string): string {
@@ -254,13 +250,19 @@ function freePort(): Promise<number> {
   })
 }
 
-function accepts(port: number): Promise<boolean> {
+const accepts = (port: number): Promise<boolean> => answers(port, 'connect')
+
+/** MariaDB speaks first, when it can be spoken to. */
+const greets = (port: number): Promise<boolean> => answers(port, 'data')
+
+function answers(port: number, sign: 'connect' | 'data'): Promise<boolean> {
   return new Promise(resolve => {
     const socket = connect(port, HOST)
-    socket.once('connect', () => {
+    socket.once(sign, () => {
       socket.destroy()
       resolve(true)
     })
+    socket.once('close', () => resolve(false))
     socket.once('error', () => resolve(false))
   })
 }
