@@ -112,6 +112,23 @@ export const errorTable = {
     false,
     'The codec of the topic cannot encode the value, or cannot decode the stored bytes.',
   ),
+  // workers and queues
+  REJECTED: row(
+    121,
+    422,
+    channel(406),
+    false,
+    'The handler rejected the message: it becomes a dead letter, whatever the schedule of retries says.',
+  ),
+  QUEUE_EXISTS: row(-1, 409, channel(406), false, 'The queue is registered already, under this name.'),
+  QUEUE_FULL: row(-1, 429, channel(311), true, 'The queue holds as many messages as it may.'),
+  LEASE_EXPIRED: row(
+    121,
+    410,
+    channel(406),
+    false,
+    'The visibility time-out of the message is over, or it was acknowledged or given back before: it may be with somebody else by now.',
+  ),
   // dead letters
   UNKNOWN_DEAD_LETTER: row(
     87,
@@ -119,6 +136,13 @@ export const errorTable = {
     channel(404),
     false,
     'There is no dead letter with this id: it never was one, or it was replayed or discarded.',
+  ),
+  DATABASE_FAILED: row(
+    -1,
+    503,
+    channel(541),
+    true,
+    "The user's database did not do what it was asked for: it is away, full, or took something back. Nothing of the transaction has happened.",
   ),
   ALERT_FAILED: row(
     -1,
@@ -172,6 +196,28 @@ export const errorTable = {
     channel(311),
     true,
     'The buffer of the producer is full and the wait for room is over, or waiting was not asked for.',
+  ),
+  CIRCUIT_OPEN: row(
+    -1,
+    503,
+    channel(406),
+    true,
+    'The producer has had one failure after another and takes nothing for a while (`circuitBreaker`). The error names the last one.',
+  ),
+  // half messages
+  UNKNOWN_HALF_MESSAGE: row(
+    -1,
+    404,
+    channel(404),
+    false,
+    'There is no half message with this id, or it was decided so long ago that nothing is left of it.',
+  ),
+  HALF_DECIDED: row(
+    -1,
+    409,
+    channel(406),
+    false,
+    'The half message was decided before, and not like this: the first decision counts.',
   ),
   // transactions
   INVALID_TXN_STATE: row(
