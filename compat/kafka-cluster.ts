@@ -25,6 +25,16 @@ const START_MS_MAX = 90_000
 /** Longest that a node may take to stop before it is killed. */
 const STOP_MS_MAX = 15_000
 const HOST = '127.0.0.1'
+/** What Kafka's start script gives the JVM. */
+const STARTING_FLAGS = [
+  '-server',
+  '-XX:+UseG1GC',
+  '-XX:MaxGCPauseMillis=20',
+  '-XX:InitiatingHeapOccupancyPercent=35',
+  '-XX:+ExplicitGCInvokesConcurrent',
+]
+/** What `javaArguments` has instead. */
+const QUICK_START = /TieredStop|SerialGC/
 
 const run = promisify(execFile)
 
@@ -37,7 +47,7 @@ export interface KafkaOptions {
   readonly heap?: string
   /** Lines for server.properties, on top of ours. */
   readonly config?: Readonly<Record<string, string>>
-  /** All of the JIT compiler, for measurements; default false: quicker to start, slower afterwards. */
+  /** JIT compiler and collector as Kafka's own start script sets them, for measurements; default false: quicker to start, slower afterwards. */
   readonly optimised?: boolean
 }
 
@@ -50,6 +60,8 @@ export interface RunningKafka {
   readonly directory: string
   /** Process ids, by node. */
   readonly pids: readonly number[]
+  /** Rejects when a node ends that was not stopped, with the end of its output. */
+  readonly failed: Promise<never>
   stop(): Promise<void>
 }
 
@@ -58,12 +70,16 @@ export async function startKafka(options: KafkaOptions = {}): Promise<RunningKaf
   const { port = 19092, nodes = 1, heap = '512m', optimised = false } = options
   const classPath = await kafkaJars()
   const directory = mkdtempSync(join(tmpdir(), 'sluice-kafka-'))
-  const java = javaArguments(classPath, heap).filter(each => !(optimised && each.includes('TieredStop')))
+  const java = javaArguments(classPath, heap)
+  const server = optimised
+    ? [...STARTING_FLAGS, `-Xms${heap}`, ...java.filter(each => !QUICK_START.test(each))]
+    : java
   const ports = Array.from({ length: nodes }, (_, index) => port + 2 * index)
   const started: ChildProcess[] = []
   const killAll = (): void => {
     for (const child of started) child.kill('SIGKILL')
   }
+  let isStopping = false
   process.once('exit', killAll) // an exception that nobody caught must not leave it running
   const stop = async (): Promise<void> => {
     process.removeListener('exit', killAll)
@@ -84,7 +100,9 @@ export async function startKafka(options: KafkaOptions = {}): Promise<RunningKaf
       writeFileSync(properties, propertiesOf(index, ports, folder, options.config ?? {}))
       await run('java', [...java, 'kafka.tools.StorageTool', 'format', '-t', id, '-c', properties])
       const output = openSync(join(folder, 'output'), 'a')
-      started.push(spawn('java', [...java, 'kafka.Kafka', properties], { stdio: ['ignore', output, output] }))
+      started.push(
+        spawn('java', [...server, 'kafka.Kafka', properties], { stdio: ['ignore', output, output] }),
+      )
     }
     await Promise.all(
       ports.map((each, index) => answers(each, started[index], join(directory, `node-${index + 1}`))),
@@ -99,9 +117,36 @@ export async function startKafka(options: KafkaOptions = {}): Promise<RunningKaf
     version: KAFKA_VERSION,
     directory,
     pids: started.map(({ pid }) => pid!),
-    stop,
+    failed: firstEnd(ports, started, directory, () => isStopping),
+    stop: () => {
+      isStopping = true
+      return stop()
+    },
   }
 }
+
+/** Never resolves; whoever does not look at it does not hear of it. */
+function firstEnd(
+  ports: readonly number[],
+  nodes: readonly ChildProcess[],
+  directory: string,
+  isStopping: () => boolean,
+): Promise<never> {
+  const failed = new Promise<never>((_, reject) => {
+    for (const [index, node] of nodes.entries())
+      node.once('exit', (code, signal) => {
+        if (isStopping()) return
+        const how = signal ?? `exit code ${code}`
+        const output = lastLines(join(directory, `node-${index + 1}`))
+        reject(new Error(`Kafka on port ${ports[index]} ended (${how}):\n${output}`))
+      })
+  })
+  failed.catch(() => {})
+  return failed
+}
+
+const lastLines = (folder: string): string =>
+  readFileSync(join(folder, 'output'), 'utf8').split('\n').slice(-30).join('\n')
 
 function propertiesOf(
   index: number,
@@ -141,8 +186,7 @@ async function answers(port: number, process: ChildProcess, folder: string): Pro
   for (;;) {
     const isGone = process.exitCode !== null || process.signalCode !== null
     if (isGone || systemClock.now() > deadline) {
-      const output = readFileSync(join(folder, 'output'), 'utf8').split('\n').slice(-30).join('\n')
-      throw new Error(`Kafka on port ${port} ${isGone ? 'ended' : 'does not answer'}:\n${output}`)
+      throw new Error(`Kafka on port ${port} ${isGone ? 'ended' : 'does not answer'}:\n${lastLines(folder)}`)
     }
     if (await isUp(port)) return
     await new Promise(resolve => setTimeout(resolve, 200))
@@ -156,7 +200,8 @@ async function isUp(port: number): Promise<boolean> {
     socket.on('connect', () => socket.destroy())
   })
   if (!isOpen) return false
-  const client = await RawClient.connect(port)
+  const client = await RawClient.connect(port).catch(() => null)
+  if (client === null) return false
   try {
     const { brokers } = await client.request('Metadata', 12, { topics: [], allowAutoTopicCreation: false })
     return brokers.length > 0
@@ -187,6 +232,9 @@ async function main(): Promise<void> {
       optimised: { type: 'boolean', default: false },
     },
   })
+  const nodes = Number(values.nodes)
+  // Not only as long as its nodes live: a top-level await that nothing can settle any more ends the process without a word.
+  const alive = setInterval(() => {}, 60_000)
   const config = Object.fromEntries(
     values.config.map(each => {
       const at = each.indexOf('=')
@@ -195,17 +243,23 @@ async function main(): Promise<void> {
   )
   const kafka = await startKafka({
     port: Number(values.port),
-    nodes: Number(values.nodes),
+    nodes,
     heap: values.heap,
     optimised: values.optimised,
     config,
   })
   process.stdout.write(`kafka ${kafka.bootstrap}\ndata ${kafka.directory}\npid ${kafka.pids.join(' ')}\n`)
-  await new Promise<void>(resolve => {
+  const asked = new Promise<void>(resolve => {
     process.once('SIGINT', () => resolve())
     process.once('SIGTERM', () => resolve())
   })
-  await kafka.stop()
+  try {
+    // Of several nodes some may be killed: that is what they are several for.
+    await (nodes === 1 ? Promise.race([asked, kafka.failed]) : asked)
+  } finally {
+    clearInterval(alive)
+    await kafka.stop()
+  }
 }
 
 if (import.meta.main) await main()

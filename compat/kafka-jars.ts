@@ -1,10 +1,10 @@
 /**
- * Apache Kafka's own jars (server, tools, Java client) from Maven Central, in the cache of the compat checks, and how to run a
+ * Apache Kafka's own jars (server, tools, Java client, Streams) from Maven Central, in the cache of the compat checks, and how to run a
  * class of theirs. Needs Java 17 and Maven.
  */
 
 import { execFile, spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { NotRunnable } from './check.ts'
@@ -34,13 +34,13 @@ export async function kafkaJars(): Promise<string> {
   }
   const jars = join(home, 'jars')
   const complete = join(home, 'complete')
-  if (!existsSync(complete)) {
+  if (!existsSync(complete) || readFileSync(complete, 'utf8') !== pom()) {
     mkdirSync(home, { recursive: true })
     writeFileSync(join(home, 'pom.xml'), pom())
     const goal = ['dependency:copy-dependencies', '-DincludeScope=runtime', `-DoutputDirectory=${jars}`]
     await run('mvn', ['-q', '-B', '-f', join(home, 'pom.xml'), ...goal], { maxBuffer: OUTPUT_BYTES_MAX })
     writeFileSync(join(home, 'log4j2.properties'), LOGGING)
-    writeFileSync(complete, '')
+    writeFileSync(complete, pom())
   }
   return join(jars, '*')
 }
@@ -52,6 +52,7 @@ function pom(): string {
 <groupId>sluice</groupId><artifactId>kafka-jars</artifactId><version>1</version><packaging>pom</packaging><dependencies>
 ${dependency('org.apache.kafka', 'kafka_2.13', KAFKA_VERSION)}
 ${dependency('org.apache.kafka', 'kafka-tools', KAFKA_VERSION)}
+${dependency('org.apache.kafka', 'kafka-streams', KAFKA_VERSION)}
 ${dependency('org.apache.logging.log4j', 'log4j-core', LOG4J_VERSION)}
 ${dependency('org.apache.logging.log4j', 'log4j-slf4j-impl', LOG4J_VERSION)}
 </dependencies></project>

@@ -22,8 +22,16 @@ const cache = process.env.XDG_CACHE_HOME
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
-  options: { json: { type: 'string' }, rounds: { type: 'string', default: '20' }, help: { type: 'boolean' } },
+  options: {
+    json: { type: 'string' },
+    rounds: { type: 'string' },
+    quick: { type: 'boolean', default: false },
+    only: { type: 'string', default: '' },
+    help: { type: 'boolean' },
+  },
 })
+/** Not run unless they are named. */
+const special = ['crash', 'throughput', 'transactions']
 const known = readdirSync(here)
   .filter(name => existsSync(join(here, name, 'check.ts')))
   .sort()
@@ -31,11 +39,13 @@ const known = readdirSync(here)
 process.exitCode = await main()
 
 async function main(): Promise<number> {
-  const unknown = positionals.filter(name => !known.includes(name) && name !== 'crash')
+  const unknown = positionals.filter(name => !known.includes(name) && !special.includes(name))
   if (values.help || unknown.length > 0) {
     for (const name of unknown) console.error(`there is no check ${name}`)
     console.error('npm run compat -- [NAME…] [--json FILE] [--rounds N]')
-    console.error(`NAME: ${known.join(', ')}; crash (not run unless it is named)`)
+    console.error('npm run compat -- throughput [--quick] [--only TEXT] [--json FILE] [--rounds N]')
+    console.error('npm run compat -- transactions [--only CLIENT] [--rounds N]')
+    console.error(`NAME: ${known.join(', ')}; not run unless they are named: ${special.join(', ')}`)
     return values.help ? 0 : 2
   }
   const reports: Report[] = []
@@ -47,14 +57,25 @@ async function main(): Promise<number> {
     mkdirSync(dir, { recursive: true })
     if (name === 'crash') {
       const { crash } = await import('./crash.ts')
-      await crash(Number(values.rounds), cache, report)
+      await crash(Number(values.rounds ?? 20), cache, report)
+      continue
+    }
+    if (name === 'throughput') {
+      const { throughput } = await import('./throughput/run.ts')
+      const { quick, only, json } = values
+      await throughput({ quick, only, json, rounds: Number(values.rounds ?? 3) }, cache, report)
+      continue
+    }
+    if (name === 'transactions') {
+      const { transactions } = await import('./transactions/run.ts')
+      await transactions({ rounds: Number(values.rounds ?? 20), only: values.only }, cache, report)
       continue
     }
     const { check } = (await import(`./${name}/check.ts`)) as { check: Check }
     const result = await runCheck(check, dir, report)
     if (result !== null) results[name] = result
   }
-  if (values.json !== undefined) mergeResults(values.json, results)
+  if (values.json !== undefined && Object.keys(results).length > 0) mergeResults(values.json, results)
   const total = (outcome: 'ok' | 'failed' | 'not run') =>
     reports.reduce((sum, report) => sum + report.count(outcome), 0)
   console.log(`${total('ok')} passed, ${total('failed')} failed, ${total('not run')} not run`)

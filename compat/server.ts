@@ -35,6 +35,12 @@ export class SluiceServer implements AsyncDisposable {
     return `127.0.0.1:${this.port}`
   }
 
+  /** Of the process that runs now. */
+  get pid(): number {
+    if (this.#process?.pid === undefined) throw new Error('sluice serve is not running')
+    return this.#process.pid
+  }
+
   /** What it has logged. */
   get errors(): string {
     return this.#errors

@@ -144,6 +144,27 @@ export const errorTable = {
     true,
     "The user's database did not do what it was asked for: it is away, full, or took something back. Nothing of the transaction has happened.",
   ),
+  ALREADY_CLAIMED: row(
+    -1,
+    409,
+    channel(406),
+    true,
+    'Somebody else is handling the message with this id, or was when he died; then the claim ends with its lease.',
+  ),
+  DEDUPLICATION_FULL: row(
+    -1,
+    507,
+    channel(311),
+    true,
+    'More message ids are to be remembered than there is room for: the oldest are forgotten, and a duplicate of theirs would be delivered.',
+  ),
+  DRIVER_MISSING: row(
+    -1,
+    501,
+    channel(540),
+    false,
+    'The package of the database driver is not installed. The error names it.',
+  ),
   ALERT_FAILED: row(
     -1,
     502,
@@ -204,6 +225,15 @@ export const errorTable = {
     true,
     'The producer has had one failure after another and takes nothing for a while (`circuitBreaker`). The error names the last one.',
   ),
+  // delay
+  UNKNOWN_DELAYED_MESSAGE: row(
+    -1,
+    404,
+    channel(404),
+    false,
+    'No message with this id or name waits: it was delivered or cancelled, or is due within a second and so on its way.',
+  ),
+  UNKNOWN_SCHEDULE: row(-1, 404, channel(404), false, 'There is no schedule with this name.'),
   // half messages
   UNKNOWN_HALF_MESSAGE: row(
     -1,

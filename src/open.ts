@@ -3,7 +3,7 @@
 import { fileURLToPath } from 'node:url'
 import { Sluice } from './delivery/sluice.ts'
 import type { Engine } from './engine/engine.ts'
-import { type Flush, openLocalEngine } from './engine/local.ts'
+import { type Flush, LocalEngine, openLocalEngine } from './engine/local.ts'
 import { SluiceError } from './errors.ts'
 import type { Clock } from './lib/clock.ts'
 import type { RecoveryReport } from './log/recovery.ts'
@@ -34,6 +34,13 @@ export interface OpenOptions {
   readonly clientId?: string
   /** Told what was found and repaired when a directory was not closed properly the last time. */
   readonly onReport?: (report: RecoveryReport) => void
+  /**
+   * Whether a relay runs in this process by itself: what makes delayed messages, schedules and half messages come out. Default true for a queue in this
+   * process, where it starts when there is something to do; false for a cluster, where `sluice relay` or a program with `relay: true` does it.
+   */
+  readonly relay?: boolean
+  /** Partitions of each topic in which delayed messages wait, if they are to be made. Default 4. */
+  readonly delayPartitions?: number
   /** @internal For tests. */
   readonly clock?: Clock
 }
@@ -49,9 +56,15 @@ export interface OpenOptions {
  */
 export async function open(target: string | OpenOptions): Promise<Sluice> {
   const options: OpenOptions = typeof target === 'object' && target !== null ? target : { url: target }
-  const { url, autoCreateTopics, clientId, clock } = options
-  const engine = isClusterUrl(url) ? await openCluster(options) : await openLocal(options)
-  return new Sluice(engine, { autoCreateTopics, clientId, clock })
+  const { url, autoCreateTopics, clientId, clock, relay, delayPartitions } = options
+  const isCluster = isClusterUrl(url)
+  const engine = isCluster ? await openCluster(options) : await openLocal(options)
+  const sluice = new Sluice(engine, { autoCreateTopics, clientId, clock, relay, delayPartitions })
+  // what others publish to a server in this process is work for its relay, too
+  if (engine instanceof LocalEngine) engine.broker.onTopicsChanged(() => sluice.relayIfNeeded())
+  if (isCluster && relay === true) await sluice.relay()
+  else sluice.relayIfNeeded()
+  return sluice
 }
 
 /** Whether the address is that of a server. */

@@ -1,24 +1,25 @@
 /**
  * Kafka's DumpLogSegments reads our segments, offset indexes, time indexes and producer snapshots: while the server runs, after
  * it was killed and started again, and after it was stopped. The records are those of Kafka's own producer, with every compression,
- * over several segments.
+ * over several segments. Then, on a server of their own, compacted logs, transactions and the internal topics: `transactions.ts`.
  *
  * Has a server of its own, because it must know where the files are and end the process.
  */
 
 import assert from 'node:assert/strict'
-import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import type { Check, Report } from '../check.ts'
 import { KAFKA_VERSION, kafkaJars, runTool } from '../kafka-jars.ts'
 import { SluiceServer } from '../server.ts'
+import { dump, filesOf } from './dump.ts'
+import { lookAtTransactions } from './transactions.ts'
 
 const codecs = ['none', 'gzip', 'snappy', 'lz4', 'zstd'] as const
 const RECORDS = 16_000
 /** The smallest that Kafka's tools let through. */
 const SEGMENT_BYTES = 1_048_576
-const DUMP = 'org.apache.kafka.tools.DumpLogSegments'
 
 export const check: Check = {
   name: 'dump-log',
@@ -40,6 +41,7 @@ export const check: Check = {
     await lookAt(server, 'after a clean stop', report)
     await report.case('snapshots of producers', () => snapshots(server))
     await report.case('what is damaged is noticed', () => damage(server))
+    await lookAtTransactions(report)
   },
 }
 
@@ -77,38 +79,9 @@ async function produceAll({ address }: SluiceServer): Promise<void> {
   await produce('dump-append-time', 'lz4')
 }
 
-function filesOf({ data }: SluiceServer, ending: string): string[] {
-  const topics = join(data, 'topics')
-  return readdirSync(topics, { recursive: true, encoding: 'utf8' })
-    .filter(name => name.startsWith('dump-') && name.endsWith(ending))
-    .map(name => join(topics, name))
-    .sort()
-}
-
-async function dump(files: readonly string[], ...options: string[]): Promise<string> {
-  const { code, stdout, stderr } = await runTool(DUMP, [...options, '--files', files.join(',')])
-  assert.equal(code, 0, stderr)
-  complaintsAbout(files, stderr)
-  return stdout
-}
-
-/**
- * Mismatches are on standard error. This version reports the first record of every segment but a log's first as if it had to follow
- * offset -1, for Kafka's own files as well; nothing else may be said.
- */
-function complaintsAbout(files: readonly string[], stderr: string): void {
-  const bases = new Set(files.map(file => Number.parseInt(basename(file), 10)))
-  const wrong = stderr.split('\n').filter(line => {
-    if (line === '' || line.startsWith('Non-consecutive offsets in ')) return false
-    const first = /^ {2}-1 is followed by (\d+)$/.exec(line)
-    return first === null || !bases.has(Number(first[1]))
-  })
-  assert.deepEqual(wrong, [])
-}
-
 async function lookAt(server: SluiceServer, when: string, report: Report): Promise<void> {
   await report.case(`segments, ${when}`, async () => {
-    const files = filesOf(server, '.log')
+    const files = filesOf(server, 'dump-', '.log')
     assert.ok(files.length >= codecs.length * 2, `only ${files.length} segments`)
     const stdout = await dump(files, '--deep-iteration', '--print-data-log')
     const batches = stdout.split('\n').filter(line => line.startsWith('baseOffset: '))
@@ -123,7 +96,7 @@ async function lookAt(server: SluiceServer, when: string, report: Report): Promi
   })
   for (const ending of ['.index', '.timeindex']) {
     await report.case(`${ending}, ${when}`, async () => {
-      const files = filesOf(server, ending)
+      const files = filesOf(server, 'dump-', ending)
       assert.ok(files.length >= codecs.length * 2, `only ${files.length} files`)
       const entries = (await dump(files)).split('\n').filter(line => /^(offset|timestamp): /.test(line))
       assert.ok(entries.length > files.length, `only ${entries.length} entries`)
@@ -135,7 +108,7 @@ async function lookAt(server: SluiceServer, when: string, report: Report): Promi
 }
 
 async function snapshots(server: SluiceServer): Promise<void> {
-  const files = filesOf(server, '.snapshot')
+  const files = filesOf(server, 'dump-', '.snapshot')
   const stdout = await dump(files)
   const producers = stdout.match(/^producerId: \d+ producerEpoch: 0 .* lastSequence: \d+/gm)
   assert.ok((producers?.length ?? 0) >= codecs.length, `only ${producers?.length} producers`)
@@ -145,7 +118,7 @@ async function snapshots(server: SluiceServer): Promise<void> {
 async function damage(server: SluiceServer): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'sluice-dump-'))
   try {
-    const [index] = filesOf(server, '.index')
+    const [index] = filesOf(server, 'dump-', '.index')
     const log = index.replace(/index$/, 'log')
     const copy = join(folder, basename(index))
     copyFileSync(log, join(folder, basename(log)))

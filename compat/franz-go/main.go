@@ -1,6 +1,6 @@
-// franz-go: the steps of compat/driver.ts, or heavy traffic for compat/crash.ts.
+// franz-go: the steps of compat/driver.ts, heavy traffic for compat/crash.ts, or a loop of transactions for compat/transactions.
 //
-// Usage: client ADDRESS [TOPIC PARTITIONS RATE]
+// Usage: client ADDRESS [TOPIC PARTITIONS RATE | INPUT OUTPUT GROUP MEMBER]
 package main
 
 import (
@@ -26,6 +26,13 @@ type client struct {
 func main() {
 	if len(os.Args) == 5 {
 		if err := flood(os.Args[1], os.Args[2], os.Args[3], os.Args[4]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) == 6 {
+		if err := loop(os.Args[1], os.Args[2], os.Args[3], os.Args[4], os.Args[5]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -676,7 +676,7 @@ export class Broker {
   }
 }
 
-/** Without the batches of aborted transactions. Throws STORAGE_FAILED. */
+/** Without the batches of aborted transactions. Throws as `Partition.abortedTransactions`. */
 function withoutAborted(partition: Partition, offset: number, batches: Buffer): Buffer {
   return batches.length === 0
     ? batches

@@ -9,6 +9,7 @@ import { SluiceError } from '../errors.ts'
 import type { Clock, Timer } from '../lib/clock.ts'
 import type { CompactionResult } from '../log/compaction.ts'
 import { type Appended, Log, type LogOptions } from '../log/log.ts'
+import { outOfRange } from '../log/log-reader.ts'
 import type { AbortedTransaction } from '../log/transaction-index.ts'
 import type { FlushPolicy, TopicConfig } from './config.ts'
 
@@ -121,8 +122,12 @@ export class Partition {
     return isFlushed ? this.#log.flush() : Promise.resolve()
   }
 
-  /** Aborted transactions with records from `offset` up to `end`. */
+  /**
+   * Aborted transactions with records from `offset` up to `end`. Throws STORAGE_FAILED, and OFFSET_OUT_OF_RANGE if what lies at `offset`
+   * was deleted: what was known of it has gone with it, also for those who have read it before.
+   */
   abortedTransactions(offset: number, end: number): AbortedTransaction[] {
+    if (offset < this.startOffset) throw outOfRange(offset, this.startOffset, this.#highWatermark)
     return this.#log.abortedTransactions(offset, end)
   }
 

@@ -108,7 +108,8 @@ export class StateLog {
     const builder = new BatchBuilder()
     const timestamp = clock.now()
     const append = (): void => {
-      if (builder.count > 0) partition.append(builder.close(), undefined, true)
+      // Nobody waits for it to be durable: `deleteUntil` does.
+      if (builder.count > 0) partition.append(builder.close(), 'written', true)
       builder.reset()
     }
     try {

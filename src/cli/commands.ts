@@ -34,6 +34,10 @@ export const nouns: Readonly<Record<string, string>> = {
   topic: 'create, list, describe, change and delete topics',
   group: 'list and describe consumer groups, move their offsets',
   dlq: 'list, show, edit, replay and discard dead letters',
+  delay: 'publish messages that are delivered later, list, cancel and move them',
+  schedule: 'messages that are published again and again, by cron expression',
+  half: 'list, show and decide half messages',
+  backlog: 'count, divert, skip and shed what a stopped group has not handled',
 }
 
 const engineOptions: readonly OptionSpec[] = [
@@ -82,6 +86,31 @@ const deadLetterChoice: readonly OptionSpec[] = [
   ...engineOptions,
 ]
 
+const messageOptions: readonly OptionSpec[] = [
+  { flags: '-k, --key <KEY>', meaning: 'the key' },
+  { flags: '-H, --header <NAME=VALUE>', meaning: 'a header; may be repeated', kind: 'list' },
+  {
+    flags: '-p, --partition <N>',
+    meaning: 'the partition of the topic (default: as the key says)',
+    kind: 'count',
+  },
+]
+
+const whenOptions: readonly OptionSpec[] = [
+  { flags: '-d, --delay <TIME>', meaning: 'after so long: 250ms, 30s, 45m, 1.5h, 7d' },
+  { flags: '--at <TIME>', meaning: 'at this ISO time, such as 2026-01-31T12:00:00Z' },
+  { flags: '--level <N>', meaning: "after RocketMQ's delay of this level, 1 to 18", kind: 'count' },
+]
+
+const dryRun: OptionSpec = { flags: '--dry-run', meaning: 'show what would change, and change nothing' }
+
+const delayedOperand = ['<id>', 'its id, as `delay list` shows it, or its name'] as const
+
+const backlogOperands = [
+  ['<group>', 'the group; it must have no members'],
+  ['<topic>', 'the topic'],
+] as const
+
 export const commands: readonly CommandRow[] = [
   {
     path: 'serve',
@@ -104,6 +133,15 @@ export const commands: readonly CommandRow[] = [
       'SLUICE_FLUSH=interval sluice serve --config sluice.yaml',
     ],
     load: async () => (await import('./serve.ts')).serve,
+  },
+  {
+    path: 'relay',
+    summary: 'deliver delayed, recurring and half messages of a cluster',
+    notes:
+      'Somebody must do it for a Kafka cluster; `sluice serve` does it by itself. Several share the work, and when one ends the others go on where it was. SIGINT or SIGTERM ends it cleanly.',
+    options: engineOptions,
+    examples: ['sluice relay --url kafka://kafka1:9092,kafka2:9092'],
+    load: async () => (await import('./relay.ts')).relay,
   },
   {
     path: 'topic create',
@@ -372,6 +410,193 @@ export const commands: readonly CommandRow[] = [
       'sluice dlq discard orders billing --all --reason expired',
     ],
     load: async () => (await import('./dlq.ts')).discardDeadLetters,
+  },
+  {
+    path: 'delay send',
+    summary: 'publish messages that are delivered later',
+    notes:
+      'A message for each --value; without any, one for each line of standard input. Prints the ids by which they can be cancelled. On a directory they are delivered by the next program that opens it.',
+    operands: [
+      ['<topic>', 'where they are delivered; created if missing, unless auto-create-topics is false'],
+    ],
+    options: [
+      ...whenOptions,
+      { flags: '-v, --value <TEXT>', meaning: 'a message; may be repeated', kind: 'list' },
+      ...messageOptions,
+      { flags: '--name <NAME>', meaning: 'a name of your own, to cancel them by' },
+      json,
+      ...engineOptions,
+    ],
+    examples: [
+      `sluice delay send reminders --delay 45m --key ann --value 'your cart is waiting'`,
+      'sluice delay send orders --at 2026-12-24T18:00:00Z --name order-17 < order-17.json',
+    ],
+    load: async () => (await import('./delay.ts')).sendDelayed,
+  },
+  {
+    path: 'delay list',
+    summary: 'list messages that wait for their time, roughly the soonest first',
+    options: [
+      { flags: '-t, --topic <TOPIC>', meaning: 'only what is for this topic' },
+      { flags: '-n, --max <N>', meaning: 'no more than so many (default 100)', kind: 'count' },
+      json,
+      ...engineOptions,
+    ],
+    examples: ['sluice delay list', 'sluice delay list --topic reminders --json'],
+    load: async () => (await import('./delay.ts')).listDelayed,
+  },
+  {
+    path: 'delay show',
+    summary: 'show a message that waits',
+    operands: [delayedOperand],
+    options: [json, ...engineOptions],
+    examples: ['sluice delay show order-17'],
+    load: async () => (await import('./delay.ts')).showDelayed,
+  },
+  {
+    path: 'delay cancel',
+    summary: 'cancel messages that wait',
+    notes:
+      'Prints what will not be delivered. The exit code is 1 if something is on its way already, which it is a second before its time, or does not wait at all.',
+    operands: [['<ids...>', 'ids, or names: then everything of that name']],
+    options: [dryRun, ...engineOptions],
+    examples: ['sluice delay cancel order-17', 'sluice delay cancel order-17 order-18 --dry-run'],
+    load: async () => (await import('./delay.ts')).cancelDelayed,
+  },
+  {
+    path: 'delay reschedule',
+    summary: 'give a message that waits another time',
+    notes: 'It gets a new id, which is printed; the old one is cancelled in the same transaction.',
+    operands: [delayedOperand],
+    options: [...whenOptions, ...engineOptions],
+    examples: [
+      'sluice delay reschedule order-17 --delay 2h',
+      'sluice delay reschedule order-17 --at 2026-12-24T18:00:00Z',
+    ],
+    load: async () => (await import('./delay.ts')).rescheduleDelayed,
+  },
+  {
+    path: 'schedule set',
+    summary: 'publish a message again and again, by cron expression',
+    notes:
+      'Takes the place of the schedule of that name, if there is one; one that is the same is left as it is. What was missed while nobody delivered is published once, late.',
+    operands: [['<name>', 'its name, up to 200 characters']],
+    options: [
+      {
+        flags: '--cron <EXPRESSION>',
+        meaning: 'five fields, or six with seconds in front; @daily and the like',
+      },
+      { flags: '--timezone <ZONE>', meaning: 'IANA name of the zone of the expression (default UTC)' },
+      { flags: '-t, --topic <TOPIC>', meaning: 'where to' },
+      { flags: '-v, --value <TEXT>', meaning: 'the message' },
+      ...messageOptions,
+      json,
+      ...engineOptions,
+    ],
+    examples: [
+      `sluice schedule set report --cron '0 9 * * 1-5' --timezone Europe/Berlin --topic reports --value daily`,
+    ],
+    load: async () => (await import('./schedule.ts')).setSchedule,
+  },
+  {
+    path: 'schedule list',
+    summary: 'list schedules, and when each is next',
+    options: [json, ...engineOptions],
+    examples: ['sluice schedule list'],
+    load: async () => (await import('./schedule.ts')).listSchedules,
+  },
+  {
+    path: 'schedule remove',
+    summary: 'end schedules',
+    operands: [['<names...>', 'their names']],
+    options: engineOptions,
+    examples: ['sluice schedule remove report'],
+    load: async () => (await import('./schedule.ts')).removeSchedules,
+  },
+  {
+    path: 'half list',
+    summary: 'list half messages that nobody has decided',
+    options: [
+      { flags: '-n, --max <N>', meaning: 'no more than so many (default 100)', kind: 'count' },
+      json,
+      ...engineOptions,
+    ],
+    examples: ['sluice half list', 'sluice half list --json'],
+    load: async () => (await import('./half.ts')).listHalf,
+  },
+  {
+    path: 'half show',
+    summary: 'show a half message, and what became of it',
+    operands: [['<id>', 'as `half list` shows it']],
+    options: [json, ...engineOptions],
+    examples: ['sluice half show 2-17-4f6b1c0d9e8a7b63'],
+    load: async () => (await import('./half.ts')).showHalf,
+  },
+  {
+    path: 'half commit',
+    summary: 'publish half messages',
+    notes: 'The first decision counts: one that was rolled back stays so, and the exit code is 1.',
+    operands: [['<ids...>', 'as `half list` shows them']],
+    options: [dryRun, ...engineOptions],
+    examples: ['sluice half commit 2-17-4f6b1c0d9e8a7b63'],
+    load: async () => (await import('./half.ts')).commitHalf,
+  },
+  {
+    path: 'half rollback',
+    summary: 'drop half messages',
+    notes: 'The first decision counts: one that was committed stays so, and the exit code is 1.',
+    operands: [['<ids...>', 'as `half list` shows them']],
+    options: [dryRun, ...engineOptions],
+    examples: ['sluice half rollback 2-17-4f6b1c0d9e8a7b63'],
+    load: async () => (await import('./half.ts')).rollbackHalf,
+  },
+  {
+    path: 'backlog size',
+    summary: 'count what a group has not handled of a topic',
+    operands: [['<group>', 'the group'], backlogOperands[1]],
+    options: [json, ...engineOptions],
+    examples: ['sluice backlog size billing orders'],
+    load: async () => (await import('./backlog.ts')).showSize,
+  },
+  {
+    path: 'backlog divert',
+    summary: 'move what a group has not handled to another topic',
+    notes:
+      'Exactly once, oldest first, with keys, headers and timestamps. What was interrupted goes on where it was.',
+    operands: backlogOperands,
+    options: [
+      { flags: '--to <TOPIC>', meaning: 'the other topic' },
+      { flags: '-n, --max <N>', meaning: 'no more than so many', kind: 'count' },
+      dryRun,
+      ...engineOptions,
+    ],
+    examples: ['sluice backlog divert billing orders --to orders.later'],
+    load: async () => (await import('./backlog.ts')).divert,
+  },
+  {
+    path: 'backlog skip',
+    summary: 'count messages as handled that nobody handles',
+    operands: backlogOperands,
+    options: [
+      { flags: '-n, --count <N>', meaning: 'so many of each partition', kind: 'count' },
+      { flags: '--to <POSITION>', meaning: 'everything before: latest, an offset or an ISO time' },
+      { flags: '-p, --partition <N>', meaning: 'only this partition', kind: 'count' },
+      dryRun,
+      ...engineOptions,
+    ],
+    examples: [
+      'sluice backlog skip billing orders --to latest --dry-run',
+      'sluice backlog skip billing orders --count 1 --partition 3',
+    ],
+    load: async () => (await import('./backlog.ts')).skip,
+  },
+  {
+    path: 'backlog shed',
+    summary: 'skip what is too old to be worth handling',
+    operands: backlogOperands,
+    options: [{ flags: '--older-than <TIME>', meaning: 'such as 30m, 12h, 7d' }, dryRun, ...engineOptions],
+    examples: ['sluice backlog shed billing orders --older-than 12h'],
+    load: async () => (await import('./backlog.ts')).shed,
   },
   {
     path: 'dump',

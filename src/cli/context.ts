@@ -102,6 +102,7 @@ export class Context {
     const { openSluice } = await import('../server/opening.ts') // not for --help, dump, verify
     return await openSluice(config, {
       autoCreateTopics,
+      relay: false, // a command does what it was told, and no more
       onReport: ({ severity, message }) => {
         if (severity === 'warning') this.note(`sluice: recovery: ${message}`)
       },

@@ -89,7 +89,8 @@ function encoded(content: Uint8Array | string | null): Buffer | null {
   return Buffer.from(content as string)
 }
 
-function readHeader(text: string): Header {
+/** NAME=VALUE. Throws `INVALID_ARGUMENT`. */
+export function readHeader(text: string): Header {
   const at = text.indexOf('=')
   if (at < 1) throw usage(`--header takes NAME=VALUE, not ${JSON.stringify(text)}`)
   return [text.slice(0, at), text.slice(at + 1)]

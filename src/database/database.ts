@@ -6,7 +6,7 @@
  * (no such table, no permission) is thrown as the driver throws it.
  */
 
-import { SluiceError } from '../errors.ts'
+import { isSluiceError, SluiceError } from '../errors.ts'
 import {
   type Dialect,
   isMysql,
@@ -220,15 +220,14 @@ async function failing<R>(call: () => Promise<R>): Promise<R> {
   try {
     return await call()
   } catch (error) {
-    throw mayPass(error)
-      ? new SluiceError('DATABASE_FAILED', `the database failed: ${(error as Error).message}`, {}, error)
-      : error
+    throw mayPass(error) ? asDatabaseFailure(error) : error
   }
 }
 
 /** SQLSTATE classes: 08 connection, 40 rolled back (serialization, deadlock), 53 resources, 55 not available (lock), 57 operator, 58 system. */
 const PASSING_STATE = /^(08|40|53|55|57|58)/
 const PASSING_CODES: ReadonlySet<string> = new Set([
+  'DATABASE_FAILED',
   'ECONNREFUSED',
   'ECONNRESET',
   'EPIPE',
@@ -247,7 +246,14 @@ const PASSING_CODES: ReadonlySet<string> = new Set([
 const PASSING_MESSAGE =
   /connection terminated|connection ended|not queryable|closed state|timeout exceeded when trying to connect|database is locked|database or disk is full|server has gone away|connection is closed/i
 
-function mayPass(error: unknown): boolean {
+export function asDatabaseFailure(error: unknown): SluiceError {
+  if (isSluiceError(error, 'DATABASE_FAILED')) return error
+  const reason = error instanceof Error ? error.message : String(error)
+  return new SluiceError('DATABASE_FAILED', `the database failed: ${reason}`, {}, error)
+}
+
+/** Whether what a driver threw may be gone when the same is tried again. */
+export function mayPass(error: unknown): boolean {
   if (!(error instanceof Error)) return false
   const { code, sqlState } = error as Error & { code?: unknown; sqlState?: unknown }
   if (

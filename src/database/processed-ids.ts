@@ -168,7 +168,7 @@ export function sqlProcessedIds(given: DatabaseLike, options: ProcessedIdsOption
     if (now < sweepAt) return
     sweepAt = now + leaseMs
     // who claims does not wait for it, and the next one tries again
-    database.query(sweepStatement(database), [now]).catch(() => {})
+    sweepProcessed(database, now).catch(() => {})
   }
   return {
     async claim(id) {
@@ -227,12 +227,15 @@ async function takeRow(
   return taken.count === 1
 }
 
-function sweepStatement({ dialect }: SqlDatabase): string {
-  if (dialect === 'mysql')
-    return `DELETE FROM sluice_processed WHERE expires_at <= ? LIMIT ${EXPIRED_ROWS_MAX}`
-  const row = dialect === 'postgres' ? 'ctid' : 'rowid'
-  const expired = `SELECT ${row} FROM sluice_processed WHERE expires_at <= ? LIMIT ${EXPIRED_ROWS_MAX}`
-  return `DELETE FROM sluice_processed WHERE ${row} IN (${expired})`
+/** Deletes rows that have expired, no more than are quickly deleted. */
+export async function sweepProcessed(database: SqlDatabase, now: number): Promise<void> {
+  const row = database.dialect === 'postgres' ? 'ctid' : 'rowid'
+  const expired = `expires_at <= ? LIMIT ${EXPIRED_ROWS_MAX}`
+  const statement =
+    database.dialect === 'mysql'
+      ? `DELETE FROM sluice_processed WHERE ${expired}`
+      : `DELETE FROM sluice_processed WHERE ${row} IN (SELECT ${row} FROM sluice_processed WHERE ${expired})`
+  await database.query(statement, [now])
 }
 
 /** Redis' drivers tell of a server that is away in many ways, and all of them pass. */

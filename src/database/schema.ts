@@ -14,6 +14,7 @@ interface Types {
   /** A name of up to 249 characters, compared byte by byte. */
   readonly name: string
   readonly bytes: string
+  readonly text: string
   readonly bigint: string
   readonly int: string
   readonly options: string
@@ -24,6 +25,7 @@ const types: Readonly<Record<Dialect, Types>> = {
     id: 'bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY',
     name: 'varchar(249) COLLATE "C"',
     bytes: 'bytea',
+    text: 'text',
     bigint: 'bigint',
     int: 'integer',
     options: '',
@@ -32,6 +34,7 @@ const types: Readonly<Record<Dialect, Types>> = {
     id: 'bigint NOT NULL AUTO_INCREMENT PRIMARY KEY',
     name: 'varchar(249) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin',
     bytes: 'longblob',
+    text: 'text CHARACTER SET utf8mb4',
     bigint: 'bigint',
     int: 'int',
     options: ' ENGINE=InnoDB',
@@ -41,6 +44,7 @@ const types: Readonly<Record<Dialect, Types>> = {
     id: 'integer PRIMARY KEY AUTOINCREMENT',
     name: 'text',
     bytes: 'blob',
+    text: 'text',
     bigint: 'integer',
     int: 'integer',
     options: '',
@@ -52,10 +56,11 @@ export const OUTBOX_SHARDS = 8
 
 /** Each is a list of statements. What was released is never changed, only added to. */
 const migrations: readonly ((type: Types) => readonly string[])[] = [
-  ({ id, name, bytes, bigint, int, options }) => [
-    `CREATE TABLE sluice_outbox (id ${id}, outbox ${name} NOT NULL, shard ${int} NOT NULL, topic ${name} NOT NULL, partition_number ${int}, record_key ${bytes}, record_value ${bytes}, headers ${bytes}, created_at ${bigint} NOT NULL)${options}`,
+  ({ id, name, bytes, bigint, int, text, options }) => [
+    `CREATE TABLE sluice_outbox (id ${id}, outbox ${name} NOT NULL, shard ${int} NOT NULL, topic ${name} NOT NULL, partition_number ${int}, record_key ${bytes}, record_value ${bytes}, extras ${bytes}, created_at ${bigint} NOT NULL, failed_at ${bigint}, error_text ${text})${options}`,
     'CREATE INDEX sluice_outbox_by_shard ON sluice_outbox (outbox, shard, id)',
     `CREATE TABLE sluice_outbox_shards (outbox ${name} NOT NULL, shard ${int} NOT NULL, holder ${name}, held_until ${bigint} NOT NULL, PRIMARY KEY (outbox, shard))${options}`,
+    `CREATE TABLE sluice_outbox_relays (outbox ${name} NOT NULL, relay ${name} NOT NULL, alive_until ${bigint} NOT NULL, PRIMARY KEY (outbox, relay))${options}`,
     `CREATE TABLE sluice_inbox (group_name ${name} NOT NULL, topic ${name} NOT NULL, partition_number ${int} NOT NULL, next_offset ${bigint} NOT NULL, PRIMARY KEY (group_name, topic, partition_number))${options}`,
     `CREATE TABLE sluice_processed (scope ${name} NOT NULL, id ${name} NOT NULL, claim ${name}, expires_at ${bigint} NOT NULL, PRIMARY KEY (scope, id))${options}`,
     'CREATE INDEX sluice_processed_by_expiry ON sluice_processed (expires_at)',

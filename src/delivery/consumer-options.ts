@@ -96,6 +96,8 @@ export interface ConsumerOptions<T extends AnyTopic | string = AnyTopic | string
 export interface AssignmentHooks {
   /** A partition is about to be read, from what was committed (undefined: nothing was) or from where the consumer begins. */
   taken(of: TopicPartition, position: number, committed: CommittedOffset | undefined): void
+  /** Up to `next` there was nothing to hand out: markers of transactions, or what was compacted away. Everything before has been handed out. */
+  passed?(of: TopicPartition, next: number): void
   /** Partitions are to be given up within `deadlineMs`. Resolves when nothing of them is under way and everything is committed. */
   giveUp(partitions: readonly TopicPartition[], deadlineMs: number): Promise<void>
   /** Partitions are gone: nothing can be committed for them any more. */
@@ -105,6 +107,8 @@ export interface AssignmentHooks {
 /** @internal What a `Sluice` hands to its consumers. */
 export interface ConsumerSetting {
   readonly hooks?: AssignmentHooks
+  /** It runs beside the program, which ends without it. Default false: the process lives as long as the consumer runs. */
+  readonly background?: boolean
   readonly engine: Engine
   readonly clock?: Clock
   readonly clientId?: string

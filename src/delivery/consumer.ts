@@ -39,7 +39,7 @@ import type {
   MessageOf,
   PartitionLag,
 } from './consumer-options.ts'
-import { Fetcher, isRetriable, isSame } from './fetcher.ts'
+import { Fetcher, isRetriable, isSame, isWorthTelling } from './fetcher.ts'
 import { KeepAlive } from './keep-alive.ts'
 import type { Message, MessageBatch } from './message.ts'
 import { atLeast, invalidOption, oneOf } from './option.ts'
@@ -57,6 +57,7 @@ type Handler =
 const STOP_DEADLINE_MS = 30_000
 const RETRY_MS_MIN = 100
 const RETRY_MS_MAX = 2_000
+
 export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   extends EventEmitter<ConsumerEvents>
   implements AsyncIterable<MessageOf<T>>
@@ -67,6 +68,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   readonly #autoCreateTopics: boolean
   readonly #onClosed: ((consumer: { stop(): Promise<void> }) => void) | undefined
   readonly #hooks: AssignmentHooks | undefined
+  readonly #isBackground: boolean
   readonly #options: ConsumerOptions
   readonly #topics: ReadonlyMap<string, AnyTopic>
   readonly #from: OffsetSpec
@@ -106,6 +108,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     this.#autoCreateTopics = setting.autoCreateTopics ?? false
     this.#onClosed = setting.onClosed
     this.#hooks = setting.hooks
+    this.#isBackground = setting.background ?? false
     this.#options = options
     if (!Array.isArray(options.topics) || options.topics.length === 0) {
       throw invalidOption('topics is an array of at least one topic')
@@ -128,7 +131,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     this.#rebalanceTimeoutMs = atLeast('rebalanceTimeoutMs', options.rebalanceTimeoutMs ?? 300_000, 1)
     this.#committer = new Committer(this.#clock, commitIntervalMs(options), () => this.#readers, {
       committed: offsets => this.emit('committed', offsets),
-      failed: error => this.#warn(error),
+      failed: error => this.warn(error),
     })
     this.#fetcher = new Fetcher({
       engine: this.#engine,
@@ -139,9 +142,12 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
       isolation: oneOf('isolation', options.isolation ?? 'committed', ['committed', 'uncommitted']),
       readers: () => this.#readers,
       isOver: () => this.#isOver,
-      arrived: reader => this.#enqueue(reader),
+      arrived: reader => {
+        if (!reader.hasMessages && reader.error === null) this.#hooks?.passed?.(reader, reader.fetchOffset)
+        this.#enqueue(reader)
+      },
       handOut: () => this.#pump(),
-      warn: error => this.#warn(error),
+      warn: error => this.warn(error),
       backOff: failures => this.#backOff(failures),
     })
   }
@@ -274,6 +280,9 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     }
     const offsets = offsetsOf(what)
     const readers = offsets.map(commit => this.#held(commit))
+    // The partition may have been lost and be back: then somebody begins with the message again, perhaps this very consumer.
+    if (!Array.isArray(what) && readers[0].source !== (what as AnyMessage | AnyBatch).source)
+      throw notHeld(offsets[0])
     await stage(group, offsets, this.#member as Member)
     return () => {
       readers.forEach((reader, index) => {
@@ -345,7 +354,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     const onAbort = (): void => void this.stop()
     if (signal?.aborted) onAbort()
     signal?.addEventListener('abort', onAbort, { once: true })
-    this.#keepAlive.hold()
+    if (!this.#isBackground) this.#keepAlive.hold()
     try {
       await this.#join()
       await Promise.all([this.#ending.promise, this.#fetcher.run()])
@@ -432,7 +441,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     // joining waits for the slowest member of the group; stopping does not wait for that
     const member = await Promise.race([joining, session.promise])
     if (member === undefined) {
-      joining.then(late => late.leave()).catch(error => this.#warn(error))
+      joining.then(late => late.leave()).catch(error => this.warn(error))
       return
     }
     this.#member = member
@@ -472,7 +481,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
         this.#handler.kind === 'iterator'
           ? 'the loop did not come back (inside it, use break instead of awaiting stop)'
           : 'the handler did not finish'
-      this.#warn(
+      this.warn(
         new SluiceError(
           'TIMED_OUT',
           `${topic}/${partition}: ${what} within ${deadlineMs} ms; its message will be handed out again`,
@@ -599,11 +608,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
   #held(commit: CommitOffset): PartitionReader {
     const reader = this.#find(commit)
     if (reader !== undefined) return reader
-    throw new SluiceError(
-      'ILLEGAL_GENERATION',
-      `${commit.topic}/${commit.partition} is not assigned to this consumer any more; whoever has it now will handle the message again`,
-      { ...commit },
-    )
+    throw notHeld(commit)
   }
 
   #assigned(of: TopicPartition): PartitionReader {
@@ -785,12 +790,13 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
 
   /** Repeats what may pass until it does, or the session ends. */
   async #retried<R>(call: () => Promise<R>): Promise<R> {
+    const startedAt = this.#clock.monotonic()
     for (let failures = 0; ; failures++) {
       try {
         return await call()
       } catch (error) {
         if (!isRetriable(error) || this.#isOver) throw error
-        this.#warn(error)
+        if (isWorthTelling(error, this.#clock.monotonic() - startedAt)) this.warn(error)
         await this.#backOff(failures)
       }
     }
@@ -804,11 +810,19 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
     timer.cancel()
   }
 
-  #warn(error: SluiceError): void {
+  /** @internal For those that handle its messages by themselves, too. */
+  warn(error: SluiceError): void {
     if (this.listenerCount('error') > 0) this.emit('error', error)
     else process.emitWarning(error.message, { type: 'SluiceWarning', code: error.code })
   }
 }
+
+const notHeld = (commit: CommitOffset): SluiceError =>
+  new SluiceError(
+    'ILLEGAL_GENERATION',
+    `${commit.topic}/${commit.partition} is not assigned to this consumer any more; whoever has it now will handle the message again`,
+    { ...commit },
+  )
 
 function commitIntervalMs({ group, autoCommit = true }: ConsumerOptions): number {
   if (group === undefined || autoCommit === false) return 0

@@ -15,6 +15,7 @@ import { isSluiceError, SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Header } from '../record/builder.ts'
 import { bytes } from './codec.ts'
+import { keptAlive } from './keep-alive.ts'
 import type { Message } from './message.ts'
 import { atLeast, invalidOption } from './option.ts'
 import { encodeHeaders, encodeValue, type HeadersInput } from './outgoing.ts'
@@ -326,7 +327,7 @@ export class DeadLetters {
   #pause(until: number): Promise<void> {
     const { clock } = this.#setting
     const delayMs = until - clock.monotonic()
-    return delayMs > 0 ? new Promise(resolve => clock.after(delayMs, resolve)) : Promise.resolve()
+    return delayMs > 0 ? keptAlive(new Promise(resolve => clock.after(delayMs, resolve))) : Promise.resolve()
   }
 }
 

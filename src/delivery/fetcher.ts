@@ -165,3 +165,10 @@ export const isSame = (one: TopicPartition, other: TopicPartition): boolean =>
 
 export const isRetriable = (error: unknown): error is SluiceError =>
   error instanceof SluiceError && error.retriable
+
+/** A transaction of a partition's former owner may be about to end, and most do within milliseconds. */
+const SILENT_MS = 5_000
+
+/** Whether somebody should hear of an error that is met by trying again, `forMs` after it was met first. */
+export const isWorthTelling = (error: SluiceError, forMs: number): boolean =>
+  error.code !== 'UNSTABLE_OFFSET_COMMIT' || forMs >= SILENT_MS

@@ -18,3 +18,13 @@ export class KeepAlive {
     this.#timer?.unref()
   }
 }
+
+/** Keeps it running until the promise is settled. */
+export async function keptAlive<R>(work: Promise<R>): Promise<R> {
+  const timer = setInterval(() => {}, FOREVER_MS)
+  try {
+    return await work
+  } finally {
+    clearInterval(timer)
+  }
+}

@@ -94,7 +94,7 @@ export class Ledger {
    * owner of the partition; it is not to be handed out.
    */
   begin(offset: number): boolean {
-    this.#forgetRestored(offset)
+    if (this.#restored.size > 0) this.#forgetRestored(offset)
     if (offset < this.#restoredEnd) return this.#restored.delete(offset)
     if (offset < this.#next) return false
     this.#unfinished.set(offset, null)
@@ -104,13 +104,13 @@ export class Ledger {
 
   /** Everything before `next` has been read: what was not begun holds no message (any more). */
   pass(next: number): void {
-    this.#forgetRestored(next)
+    if (this.#restored.size > 0) this.#forgetRestored(next)
     if (next > this.#next) this.#next = next
   }
 
   /** The message is done. Finishing twice does nothing; returns whether it was unfinished. */
   finish(offset: number): boolean {
-    this.note(offset, null)
+    if (this.#noted > 0) this.note(offset, null)
     return this.#unfinished.delete(offset)
   }
 

@@ -79,6 +79,11 @@ export class Message<V = PlainBytes, K = string> {
     this.#headerCount = cursor.headerCount
   }
 
+  /** @internal What it was read with: the same for all that a reader hands out until it goes elsewhere. */
+  get source(): MessageSource {
+    return this.#source
+  }
+
   get topic(): string {
     return this.#source.topic.name
   }
@@ -258,6 +263,11 @@ export class MessageBatch<V = PlainBytes, K = string> implements Iterable<Messag
     }
     this.count = count
     this.lastOffset = last
+  }
+
+  /** @internal What it was read with: the same for all that a reader hands out until it goes elsewhere. */
+  get source(): MessageSource {
+    return this.#source
   }
 
   [Symbol.iterator](): IterableIterator<Message<V, K>> {

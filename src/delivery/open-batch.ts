@@ -32,6 +32,8 @@ export class OpenBatch {
   bufferedBytes = 0
   /** Timestamp of the record placed last. */
   lastTimestamp = 0
+  /** Id of the record placed last, if it is delayed. */
+  lastDelayId: string | null = null
   /** Whether linger is over: the batch closes as soon as the partition is free. */
   due = false
   lingerTimer: Timer | null = null
@@ -55,6 +57,7 @@ export class OpenBatch {
     this.due = false
     this.settled = false
     this.posted = 0
+    this.lastDelayId = null
     this.#published = []
     this.#resolves = []
     this.#claims = []
@@ -70,6 +73,7 @@ export class OpenBatch {
       offset: this.builder.count - 1, // within the batch, until the base offset is known
       timestamp: this.lastTimestamp,
     })
+    if (this.lastDelayId !== null) this.#published[this.#published.length - 1].delayId = this.lastDelayId
     const promise = new Promise<Published>(captureResolve)
     this.#resolves.push(captured)
     return promise
@@ -80,15 +84,17 @@ export class OpenBatch {
     const claims = this.#claims
     const last = claims.length - 1
     if (last < 0 || claims[last] !== claim) {
-      this.#claimParts.push(claim.addPart(this.partition))
+      this.#claimParts.push(claim.addPart(this.topic, this.partition))
       claims.push(claim)
     }
     claim.place(index, this.#claimParts[claims.length - 1], this.builder.count - 1, this.lastTimestamp)
+    if (this.lastDelayId !== null) claim.delayed(index, this.lastDelayId)
   }
 
   /** Calls `run` when everybody has been told. */
   onSettled(run: () => void): void {
-    this.#onSettled.push(run)
+    if (this.settled) run()
+    else this.#onSettled.push(run)
   }
 
   accept(baseOffset: number, appendTime: number): void {

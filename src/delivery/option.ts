@@ -4,11 +4,21 @@
  */
 
 import { SluiceError } from '../errors.ts'
+import { type Duration, durationMs } from '../lib/duration.ts'
 import { describe } from './codec.ts'
 
 export function atLeast(name: string, value: number, least: number): number {
   if (typeof value === 'number' && value >= least) return value
   throw invalidOption(`${name} is a number from ${least} on, not ${shown(value)}`)
+}
+
+/** A length of time in milliseconds. */
+export function msOf(name: string, value: Duration): number {
+  const ms = durationMs(value)
+  if (ms !== null) return ms
+  throw invalidOption(
+    `${name} is a number of milliseconds, or text like '250ms', '30s', '45m', '1.5h', '7d', not ${shown(value)}`,
+  )
 }
 
 export function oneOf<T extends string>(name: string, value: T, allowed: readonly T[]): T {

@@ -7,6 +7,7 @@
 import { SluiceError } from '../errors.ts'
 import type { Header } from '../record/builder.ts'
 import { type Codec, codecError, describe, json } from './codec.ts'
+import { dueAtOf, isDelayed } from './delayed-message.ts'
 import type { AnyTopic, PlainValue, Topic } from './topic.ts'
 
 /**
@@ -31,6 +32,14 @@ export interface OutgoingMessage<V = PlainValue, K = string | Uint8Array> {
   readonly timestamp?: number | Date
   /** Default: chosen by the partitioner. */
   readonly partition?: number
+  /** Delivered after so long: milliseconds, or text such as '250ms', '30s', '45m', '1.5h', '7d'. Never early. */
+  readonly delay?: number | string
+  /** Delivered at this time, at once if it is over. Milliseconds since the Unix epoch, or a Date. */
+  readonly deliverAt?: number | Date
+  /** Delivered after RocketMQ's delay of this level: 1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h are 1 to 18. */
+  readonly delayLevel?: number
+  /** A name of your own in the id by which a delayed message can be cancelled. Default: a random one. */
+  readonly delayId?: string
 }
 
 /** The message that can be published to a topic, given by descriptor or by name. */
@@ -116,6 +125,8 @@ export function encodeCopy(topic: AnyTopic, message: OutgoingMessage<never, neve
     headers: headers === null ? undefined : headers.map(([name, value]): Header => [name, copyOf(value)]),
     timestamp: message.timestamp === undefined ? now : encodeTimestamp(topic, message.timestamp),
     partition: message.partition,
+    deliverAt: isDelayed(message) ? dueAtOf(message, now) : undefined,
+    delayId: message.delayId,
   }
 }
 

@@ -14,7 +14,7 @@
 
 import type { TopicPartition } from '../engine/engine.ts'
 import type { SluiceError } from '../errors.ts'
-import { type Message, MessageBatch } from './message.ts'
+import { type Message, MessageBatch, type MessageSource } from './message.ts'
 import type { AnyTopic } from './topic.ts'
 
 type AnyMessage = Message<unknown, unknown>
@@ -29,6 +29,8 @@ export class PartitionReader implements TopicPartition {
   committed: number
   fetchOffset: number
   epoch = 0
+  /** Of all that is handed out under this epoch. */
+  source: MessageSource
   paused = false
   /** Nothing is handed out any more: the partition is being given up. */
   halted = false
@@ -53,6 +55,7 @@ export class PartitionReader implements TopicPartition {
     this.topic = descriptor.name
     this.descriptor = descriptor
     this.partition = partition
+    this.source = { topic: descriptor, partition }
     this.position = position
     this.handled = position
     this.fetchOffset = position
@@ -76,11 +79,7 @@ export class PartitionReader implements TopicPartition {
 
   /** Takes what a fetch brought from `fetchOffset` on. Throws `INVALID_RECORD`. */
   accept(batches: Uint8Array): void {
-    const batch: AnyBatch = new MessageBatch(
-      { topic: this.descriptor, partition: this.partition },
-      batches,
-      this.fetchOffset,
-    )
+    const batch: AnyBatch = new MessageBatch(this.source, batches, this.fetchOffset)
     this.fetchOffset = Math.max(this.fetchOffset, batch.lastOffset + 1)
     if (batch.count > 0) {
       this.#next = batch
@@ -122,6 +121,7 @@ export class PartitionReader implements TopicPartition {
   /** Goes on from `offset`, whatever was fetched or is being handled. */
   seek(offset: number): void {
     this.epoch++
+    this.source = { topic: this.descriptor, partition: this.partition }
     this.position = offset
     this.handled = offset
     this.fetchOffset = offset

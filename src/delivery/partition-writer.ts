@@ -39,6 +39,8 @@ export interface WriterContext {
   closeAtEndOfTurn(writer: PartitionWriter): void
   batchClosed(writer: PartitionWriter): void
   batchFailed(writer: PartitionWriter, batch: OpenBatch, error: SluiceError): void
+  /** The engine has answered, well (null) or not, or nobody waits for its answer any more. */
+  attempted(batch: OpenBatch, error: SluiceError | null): void
 }
 
 /** Sequences are 32 bits and begin again at 0. */
@@ -108,6 +110,7 @@ export class PartitionWriter {
    * later.
    */
   abandon(batch: OpenBatch, error: SluiceError): void {
+    this.#context.attempted(batch, error)
     if (batch === this.#inFlight) {
       if (this.#retryTimer === null) this.#tell(batch, error)
       else this.#giveUp(error)
@@ -125,6 +128,12 @@ export class PartitionWriter {
     }
     this.#tell(batch, error)
     this.#context.giveBack(batch)
+  }
+
+  /** Goes on under another identity, which the engine tells. Nothing of the line is under way. */
+  renew(): void {
+    assert(this.#inFlight === null)
+    this.#identity = null
   }
 
   /** Whether the batch has been handed to the engine, so that nobody knows what became of it. */
@@ -177,6 +186,7 @@ export class PartitionWriter {
 
   #accepted(baseOffset: number, appendTime: number): void {
     const batch = this.#inFlight as OpenBatch
+    this.#context.attempted(batch, null)
     batch.accept(baseOffset, appendTime)
     this.#finish(batch)
   }
@@ -189,6 +199,7 @@ export class PartitionWriter {
       this.#accepted(-1, -1) // stored the first time
       return
     }
+    this.#context.attempted(batch, error)
     if (error.retriable && !batch.settled && this.#failures < retries) {
       // between half and all of the step, so that producers that failed together do not come back together
       const step = Math.min(retryBackoffMsMax, retryBackoffMs * 2 ** this.#failures)

@@ -6,6 +6,7 @@ import type { Acks, Engine, TransactionSession } from '../engine/engine.ts'
 import type { SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Compression } from '../record/builder.ts'
+import type { CircuitState } from './circuit-breaker.ts'
 import type { Partitioner } from './partitioner.ts'
 
 export interface ProducerOptions {
@@ -48,8 +49,23 @@ export interface ProducerOptions {
   readonly retryBackoffMs?: number
   /** From the first message of a batch to its answer, retries included; then `TIMED_OUT`. Default 120,000. */
   readonly deliveryTimeoutMs?: number
+  /**
+   * After so many failed attempts in a row `send` rejects with `CIRCUIT_OPEN` at once, and tries again with one batch when `coolDownMs` is over.
+   * Default none: the producer waits and tries again within its bounds, and callers are slowed down, not refused. Choose it where callers have
+   * something better to do than to wait.
+   */
+  readonly circuitBreaker?: ProducerBreakerOptions
   /** Told of every failure of `post`. Default: a process warning, at most one a second. */
   readonly onError?: (error: SluiceError, failed: FailedPosts) => void
+}
+
+export interface ProducerBreakerOptions {
+  /** Attempts that fail one after another, retries included; refusals of a message do not count. Default 10. */
+  readonly failures?: number
+  /** How long nothing is taken. Default 10,000. */
+  readonly coolDownMs?: number
+  /** Told when the state changes, and of the last failure. */
+  readonly onChange?: (state: CircuitState, error: SluiceError | null) => void
 }
 
 /** Messages that were posted and not accepted. */
@@ -67,6 +83,8 @@ export interface ProducerSetting {
   readonly clock?: Clock
   /** From 0 to 1. */
   readonly random?: () => number
+  /** Makes the topics of delayed messages. Without it there are none. */
+  readonly delays?: { prepare(): Promise<void> }
   /** Whether descriptors may create their topics. */
   readonly autoCreateTopics?: boolean
   readonly onClosed?: (producer: object) => void

@@ -20,6 +20,9 @@ import { SluiceError } from '../errors.ts'
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts'
 import { asBuffer, BATCH_HEADER_BYTES } from '../record/batch.ts'
 import { type Header, recordBytesMax } from '../record/builder.ts'
+import type { CircuitState } from './circuit-breaker.ts'
+import { DELAY_TOPIC_PREFIX, rungFor } from './delay-topics.ts'
+import { delayIdOf, dueAtOf, isDelayed, waitingHeaders } from './delayed-message.ts'
 import { KeepAlive } from './keep-alive.ts'
 import { OpenBatch } from './open-batch.ts'
 import { atLeast, oneOf } from './option.ts'
@@ -36,6 +39,8 @@ import {
 } from './outgoing.ts'
 import { PartitionWriter, type WriterContext } from './partition-writer.ts'
 import { type Partitioner, partitionOfKey } from './partitioner.ts'
+import { ProducerBreaker } from './producer-breaker.ts'
+import { closedError, timedOut, unknownInTime } from './producer-errors.ts'
 import {
   type FailedPosts,
   type ProducerOptions,
@@ -45,7 +50,7 @@ import {
 import { createAsDescribed } from './provision.ts'
 import { ArrayClaim, type Published, type PublishedBatch } from './published.ts'
 import { type AnyTopic, topicOf } from './topic.ts'
-import { type Parked, TopicWriter } from './topic-writer.ts'
+import { NotKnownYet, type Parked, TopicWriter } from './topic-writer.ts'
 
 const RETRY_BACKOFF_MS_MAX = 2_000
 /** How often the number of partitions and the size limit of a topic are asked again. */
@@ -58,6 +63,8 @@ export class Producer {
   readonly #random: () => number
   readonly #context: WriterContext
   readonly #autoCreateTopics: boolean
+  readonly #delays: ProducerSetting['delays']
+  readonly #breaker: ProducerBreaker | null
   readonly #onClosed: ((producer: object) => void) | undefined
   readonly #partitioner: Partitioner | null
   readonly #batchBytesMax: number
@@ -97,6 +104,9 @@ export class Producer {
     this.#clock = setting.clock ?? systemClock
     this.#random = setting.random ?? Math.random
     this.#autoCreateTopics = setting.autoCreateTopics ?? false
+    this.#delays = setting.delays
+    const { circuitBreaker } = options
+    this.#breaker = circuitBreaker === undefined ? null : new ProducerBreaker(circuitBreaker, this.#clock)
     this.#onClosed = setting.onClosed
     this.#partitioner = options.partitioner ?? null
     this.#batchBytesMax = atLeast('batchBytesMax', options.batchBytesMax ?? 1024 * 1024, 1)
@@ -138,7 +148,13 @@ export class Producer {
       closeAtEndOfTurn: writer => this.#closeAtEndOfTurn(writer),
       batchClosed: writer => this.#moveOn(writer),
       batchFailed: (writer, batch, error) => this.#batchFailed(writer, batch, error),
+      attempted: (batch, error) => this.#breaker?.attempted(batch, error),
     }
+  }
+
+  /** Of `circuitBreaker`; 'closed' without. */
+  get circuit(): CircuitState {
+    return this.#breaker?.state ?? 'closed'
   }
 
   /** Bytes that are unsent or unanswered. */
@@ -154,19 +170,21 @@ export class Producer {
    *
    * Rejects with `SCHEMA_MISMATCH`, `CODEC_FAILED`, `MESSAGE_TOO_LARGE`, `INVALID_PARTITION`,
    * `INVALID_TIMESTAMP` or `INVALID_ARGUMENT` for that message alone; `UNKNOWN_TOPIC`; `BUFFER_FULL`;
-   * `TIMED_OUT`; `PRODUCER_CLOSED`; and what the engine refuses with after all retries.
+   * `CIRCUIT_OPEN`; `TIMED_OUT`; `PRODUCER_CLOSED`; and what the engine refuses with after all retries.
    */
   send<T extends AnyTopic | string>(topic: T, messages: readonly OutgoingOf<T>[]): Promise<PublishedBatch>
   send<T extends AnyTopic | string>(topic: T, message: OutgoingOf<T>): Promise<Published>
   send(target: AnyTopic | string, message: unknown): Promise<Published | PublishedBatch> {
+    let writer: TopicWriter | null = null
     try {
-      const writer = target === this.#lastTarget ? (this.#lastWriter as TopicWriter) : this.#writerOf(target)
+      writer = target === this.#lastTarget ? (this.#lastWriter as TopicWriter) : this.#writerOf(target)
       if (isArray(message)) return this.#sendArray(writer, target, message)
       if (this.#mustPark(writer)) return this.#park(writer, target, message as AnyOutgoing)
       const topic = descriptorOf(writer, target)
       return this.#place(writer, topic, message as AnyOutgoing, this.#clock.now()).promise()
     } catch (error) {
-      return Promise.reject(error)
+      if (!(error instanceof NotKnownYet)) return Promise.reject(error)
+      return this.#park(writer as TopicWriter, target, message as AnyOutgoing, error.writer)
     }
   }
 
@@ -184,6 +202,7 @@ export class Producer {
       if (!writer.known || writer.parked.length > 0) {
         this.#parkPosts(writer, topic, isArray(message) ? message : [message as AnyOutgoing])
       } else if (isArray(message)) this.#postArray(writer, topic, message)
+      else if (isDelayed(message as AnyOutgoing)) this.#postArray(writer, topic, [message as AnyOutgoing])
       else if (this.#bufferedBytes < 2 * this.#bufferBytesMax) {
         this.#place(writer, topic, message as AnyOutgoing, this.#clock.now()).posted++
       } else this.#dropped(topic.name, 1)
@@ -243,6 +262,11 @@ export class Producer {
     if (writer?.known) await this.#refresh(writer)
   }
 
+  /** @internal Its session has got another identity. Nothing is under way. */
+  renew(): void {
+    for (const { partitions } of this.#topics.values()) for (const line of partitions) line.renew()
+  }
+
   // Placing: the hot path. One call per message, and nothing allocated but what the message asks for.
 
   /**
@@ -251,6 +275,7 @@ export class Producer {
    */
   #place(writer: TopicWriter, topic: AnyTopic, message: AnyOutgoing, now: number): OpenBatch {
     if (typeof message !== 'object' || message === null) throw notAMessage(topic, message)
+    if (isDelayed(message)) return this.#placeDelayed(writer, topic, message, now)
     const givenKey: unknown = message.key
     const key = givenKey == null ? null : encodeKey(topic, givenKey)
     const value = encodeValue(topic, message.value)
@@ -264,12 +289,25 @@ export class Producer {
           : key !== null
             ? partitionOfKey(key, writer.partitions.length)
             : -1
+    return this.#append(writer, fixed, timestamp, key, value, headers)
+  }
+
+  /** `fixed`: the partition, or -1 for the one whose turn it is. */
+  #append(
+    writer: TopicWriter,
+    fixed: number,
+    timestamp: number,
+    key: Uint8Array | string | null,
+    value: Uint8Array | string | null,
+    headers: readonly Header[] | null,
+  ): OpenBatch {
     let bytes = 36 + contentBytesMax(key) + contentBytesMax(value)
     if (headers !== null || bytes > writer.batchBytesMax >>> 2) {
       bytes = this.#measure(writer, key, value, headers)
     }
     for (;;) {
       const line = writer.partitions[fixed < 0 ? writer.sticky : fixed]
+      this.#breaker?.admit(line.open, writer.topic.name)
       const batch = line.open ?? line.begin()
       const { builder } = batch
       if (builder.count > 0) {
@@ -284,6 +322,39 @@ export class Producer {
       batch.bufferedBytes = builder.bytes
       return batch
     }
+  }
+
+  /** The same into the topic where it waits. Throws `NotKnownYet` until that is known. */
+  #placeDelayed(writer: TopicWriter, topic: AnyTopic, message: AnyOutgoing, now: number): OpenBatch {
+    const dueAt = dueAtOf(message, now)
+    const rung = this.#rungWriter(dueAt - this.#clock.now())
+    const id = delayIdOf(dueAt, message.delayId)
+    const key = message.key == null ? null : encodeKey(topic, message.key)
+    const value = encodeValue(topic, message.value)
+    const own = message.headers === undefined ? null : encodeHeaders(topic, message.headers)
+    const timestamp = message.timestamp === undefined ? undefined : encodeTimestamp(topic, message.timestamp)
+    let partition: number | undefined
+    if (message.partition !== undefined) partition = this.#checkPartition(writer, message.partition)
+    else if (this.#partitioner !== null) partition = this.#askPartitioner(writer, key, message.value)
+    const target = writer.topic.name
+    const headers = waitingHeaders(own, { id, dueAt, target, partition, timestamp })
+    this.#measure(writer, key, value, headers)
+    const place = key === null ? -1 : partitionOfKey(key, rung.partitions.length)
+    const batch = this.#append(rung, place, now, key, value, headers)
+    batch.lastDelayId = id
+    return batch
+  }
+
+  #rungWriter(remainingMs: number): TopicWriter {
+    const { topic } = rungFor(remainingMs)
+    let writer = this.#topics.get(topic.name)
+    if (writer === undefined) {
+      writer = new TopicWriter(topic as AnyTopic)
+      this.#topics.set(topic.name, writer)
+      void this.#load(writer)
+    }
+    if (writer.known) return writer
+    throw new NotKnownYet(writer)
   }
 
   /**
@@ -339,7 +410,14 @@ export class Producer {
       const claim = new ArrayClaim(topic.name, messages.length, now, resolve, reject)
       let index = 0
       const resume = (): boolean => {
-        index = this.#placeArray(writer, topic, messages, claim, index, now)
+        try {
+          index = this.#placeArray(writer, topic, messages, claim, index, now)
+        } catch (error) {
+          const { writer: home, index: reached } = error as NotKnownYet
+          index = reached
+          this.#enqueue(home, 0, this.#maxBlockMs, resume, refuse)
+          return true
+        }
         if (index < messages.length) return false
         claim.allPlaced()
         return true
@@ -356,7 +434,7 @@ export class Producer {
 
   /**
    * Places messages from `start` on, as far as there is room. Returns the index of the first that is not
-   * placed.
+   * placed. Throws `NotKnownYet`, with that index.
    */
   #placeArray(
     writer: TopicWriter,
@@ -371,6 +449,7 @@ export class Producer {
       try {
         this.#place(writer, topic, messages[index], now).claim(claim, index)
       } catch (error) {
+        if (error instanceof NotKnownYet) throw new NotKnownYet(error.writer, index)
         claim.refuse(index, error as SluiceError)
       }
     }
@@ -388,6 +467,10 @@ export class Producer {
       try {
         this.#place(writer, topic, messages[index], now).posted++
       } catch (error) {
+        if (error instanceof NotKnownYet) {
+          this.#parkPosts(writer, topic, messages.slice(index), error.writer)
+          return
+        }
         this.#report(error as SluiceError, topic.name, 1)
       }
     }
@@ -399,25 +482,32 @@ export class Producer {
     return !writer.known || writer.parked.length > 0 || this.#bufferedBytes >= this.#bufferBytesMax
   }
 
-  #park(writer: TopicWriter, target: AnyTopic | string, message: AnyOutgoing): Promise<Published> {
+  /** `home`: the topic that must be known before it can be placed. */
+  #park(
+    writer: TopicWriter,
+    target: AnyTopic | string,
+    message: AnyOutgoing,
+    home = writer,
+  ): Promise<Published> {
     const topic = descriptorOf(writer, target)
-    if (writer.known && !this.#waitWhenFull) return Promise.reject(this.#bufferFull(topic.name))
+    if (home.known && !this.#waitWhenFull) return Promise.reject(this.#bufferFull(topic.name))
     const now = this.#clock.now()
     return new Promise((resolve, reject) => {
       const resume = (): boolean => {
         try {
           resolve(this.#place(writer, topic, message, now).promise())
         } catch (error) {
-          reject(error)
+          if (error instanceof NotKnownYet) this.#enqueue(error.writer, 0, this.#maxBlockMs, resume, reject)
+          else reject(error)
         }
         return true
       }
-      this.#enqueue(writer, 0, this.#maxBlockMs, resume, reject)
+      this.#enqueue(home, 0, this.#maxBlockMs, resume, reject)
     })
   }
 
   /** Posts wait as copies, for nobody waits with them; so they count in the buffer. */
-  #parkPosts(writer: TopicWriter, topic: AnyTopic, messages: readonly AnyOutgoing[]): void {
+  #parkPosts(writer: TopicWriter, topic: AnyTopic, messages: readonly AnyOutgoing[], home = writer): void {
     const now = this.#clock.now()
     const copies: AnyOutgoing[] = []
     let bytes = 0
@@ -438,7 +528,7 @@ export class Producer {
         this.#postArray(writer, this.#partitioner === null ? writer.plain : topic, copies)
         return true
       }
-      this.#enqueue(writer, bytes, this.#deliveryTimeoutMs, resume, error =>
+      this.#enqueue(home, bytes, this.#deliveryTimeoutMs, resume, error =>
         this.#report(error, topic.name, count),
       )
     }
@@ -553,6 +643,7 @@ export class Producer {
       delayMs = Math.min(delayMs * 2, RETRY_BACKOFF_MS_MAX)
     ) {
       try {
+        if (writer.topic.name.startsWith(DELAY_TOPIC_PREFIX)) await this.#prepareDelays()
         if (this.#autoCreateTopics) await createAsDescribed(this.#engine, writer.topic)
         await this.#learn(writer)
         break
@@ -572,6 +663,11 @@ export class Producer {
     )
     writer.known = true
     this.#resumeParked()
+  }
+
+  async #prepareDelays(): Promise<void> {
+    if (this.#delays !== undefined) return this.#delays.prepare()
+    throw new SluiceError('UNSUPPORTED', `${this.#engine.url}: delayed messages need a relay`)
   }
 
   async #learn(writer: TopicWriter): Promise<void> {
@@ -626,6 +722,7 @@ export class Producer {
     const now = this.#clock.monotonic()
     const batch = this.#spare.pop() ?? new OpenBatch()
     batch.reopen(line, now)
+    this.#breaker?.began(batch)
     if (this.#outstanding.size === 0) this.#keepAlive.hold()
     this.#outstanding.add(batch)
     if (!this.#watching) this.#watch(this.#deliveryTimeoutMs)
@@ -762,35 +859,6 @@ const isArray: (given: unknown) => given is readonly AnyOutgoing[] = Array.isArr
 
 function descriptorOf(writer: TopicWriter, target: AnyTopic | string): AnyTopic {
   return typeof target === 'string' ? writer.plain : target
-}
-
-// Errors and options.
-
-const closedError = (): SluiceError => new SluiceError('PRODUCER_CLOSED', 'the producer was closed')
-
-function unknownInTime(topic: string, timeoutMs: number): SluiceError {
-  return new SluiceError(
-    'TIMED_OUT',
-    `topic ${topic}: its partitions did not become known within ${timeoutMs} ms`,
-    {
-      topic,
-      outcome: 'refused',
-    },
-  )
-}
-
-function timedOut(batch: OpenBatch, when: string): SluiceError {
-  const { topic, partition } = batch
-  const { count } = batch.builder
-  const outcome = batch.writer?.isWithEngine(batch) ? 'unknown' : 'refused'
-  const fate = outcome === 'unknown' ? 'it may have been stored all the same' : 'nothing of it was stored'
-  const what = count === 1 ? '1 message was' : `${count} messages were`
-  return new SluiceError('TIMED_OUT', `${topic}/${partition}: ${what} not answered ${when}; ${fate}`, {
-    topic,
-    partition,
-    count,
-    outcome,
-  })
 }
 
 /** What the lines of a transactional producer send to. */

@@ -21,6 +21,8 @@ export interface Published {
   readonly offset: number
   /** Milliseconds: the message's own time, or the log's where the topic says LogAppendTime. */
   readonly timestamp: number
+  /** Of a delayed message, which has been stored in a topic of waiting ones: the id by which it can be cancelled. */
+  readonly delayId?: string
 }
 
 /** Where the messages of an array have been stored, in the order of the array. */
@@ -90,6 +92,7 @@ export class PublishError extends SluiceError {
 
 /** A batch as far as a claim needs to know it. */
 interface Part {
+  readonly topic: string
   readonly partition: number
   baseOffset: number
   appendTime: number
@@ -112,6 +115,8 @@ export class ArrayClaim {
   #timestamps: Float64Array | null = null
   /** Messages refused before they came into a batch. */
   #refused: Map<number, SluiceError> | null = null
+  /** Of messages that are delayed. */
+  #delayIds: Map<number, string> | null = null
   /** From this index on all are refused, for the same reason. */
   #cutAt: number
   #cutError: SluiceError | null = null
@@ -134,9 +139,9 @@ export class ArrayClaim {
   }
 
   /** Announces a batch that will hold some of the messages. Returns its number, for `place` and `settle`. */
-  addPart(partition: number): number {
+  addPart(topic: string, partition: number): number {
     this.#pending++
-    return this.#parts.push({ partition, baseOffset: -1, appendTime: -1, error: null }) - 1
+    return this.#parts.push({ topic, partition, baseOffset: -1, appendTime: -1, error: null }) - 1
   }
 
   /** The message at `index` became record `record` of the part. To be called in the order of the array. */
@@ -150,6 +155,11 @@ export class ArrayClaim {
       this.#timestamps ??= new Float64Array(this.count).fill(this.#timestamp)
       this.#timestamps[index] = timestamp
     }
+  }
+
+  delayed(index: number, delayId: string): void {
+    this.#delayIds ??= new Map()
+    this.#delayIds.set(index, delayId)
   }
 
   refuse(index: number, error: SluiceError): void {
@@ -188,12 +198,14 @@ export class ArrayClaim {
     const part = this.#parts[this.#spans[span + 1]]
     if (part.error !== null) return part.error
     const record = this.#spans[span + 2] + index - this.#spans[span]
-    return {
-      topic: this.topic,
+    const published = {
+      topic: part.topic,
       partition: part.partition,
       offset: part.baseOffset < 0 ? -1 : part.baseOffset + record,
       timestamp: part.appendTime >= 0 ? part.appendTime : (this.#timestamps?.[index] ?? this.#timestamp),
     }
+    const delayId = this.#delayIds?.get(index)
+    return delayId === undefined ? published : { ...published, delayId }
   }
 
   #settleOne(): void {

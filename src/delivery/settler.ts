@@ -18,8 +18,8 @@
 import type { CommitOffset, CommittedOffset, TopicPartition } from '../engine/engine.ts'
 import { isSluiceError, type SluiceError } from '../errors.ts'
 import type { Clock, Timer } from '../lib/clock.ts'
-import { isSame } from './fetcher.ts'
-import { Ledger } from './ledger.ts'
+import { isSame, isWorthTelling } from './fetcher.ts'
+import { Ledger, type LedgerNote } from './ledger.ts'
 import type { AnyOutgoing } from './outgoing.ts'
 import type { AnyTopic } from './topic.ts'
 import type { Transaction } from './transaction.ts'
@@ -27,6 +27,8 @@ import type { Transaction } from './transaction.ts'
 export interface Publication {
   readonly topic: AnyTopic
   readonly message: AnyOutgoing
+  /** What is published instead when this is refused for good; left out: nothing can be. */
+  readonly instead?: () => Publication
 }
 
 /** A partition that is held, and what of it is unfinished. */
@@ -46,7 +48,9 @@ export interface SettlerContext {
   /** Makes offsets part of the transaction. */
   stage(transaction: Transaction, offsets: readonly CommitOffset[]): Promise<void>
   committed(partitions: readonly TopicPartition[]): Promise<readonly CommittedOffset[]>
-  /** What is to be published instead of what was refused for good; null: nothing can be, which ends the owner's work. */
+  /**
+   * What is to be published instead of what was refused for good, after a pause; null: nothing can be, which ends the owner's work.
+   */
   refused(publications: readonly Publication[], error: SluiceError): readonly Publication[] | null
   /** An error that passes. */
   warn(error: SluiceError): void
@@ -61,6 +65,8 @@ interface Ending {
   readonly offset: number
   publications: readonly Publication[]
   readonly done: (() => void) | undefined
+  /** What the ledger knew of it, to be put back if it does not come about. */
+  note: LedgerNote | null
 }
 
 const RETRY_MS_MIN = 50
@@ -74,6 +80,15 @@ const membershipErrors: ReadonlySet<SluiceError['code']> = new Set([
   'FENCED_MEMBER',
 ])
 
+/** What ends a transaction and says nothing about the next one, beside what passes by itself. */
+const passingErrors: ReadonlySet<SluiceError['code']> = new Set([
+  'INVALID_PRODUCER_EPOCH',
+  'INVALID_PRODUCER_ID_MAPPING',
+  'INVALID_TXN_STATE',
+  'PRODUCER_FENCED',
+  'TRANSACTION_ABORTABLE',
+])
+
 export class Settler {
   readonly #context: SettlerContext
   readonly #holdings: Holding[] = []
@@ -83,6 +98,8 @@ export class Settler {
   #running: Promise<void> | null = null
   #timer: Timer | null = null
   #failures = 0
+  /** The group knows us no more, or not in this generation: nothing can be settled before that has changed. */
+  #isFenced = false
   #hasFailed = false
 
   constructor(context: SettlerContext) {
@@ -134,7 +151,7 @@ export class Settler {
     done?: () => void,
   ): void {
     if (holding.isLost || !holding.ledger.isUnfinished(offset)) return
-    this.#endings.push({ holding, offset, publications, done })
+    this.#endings.push({ holding, offset, publications, done, note: null })
     this.touch(holding)
   }
 
@@ -145,9 +162,11 @@ export class Settler {
     if (this.#running === null && this.#timer === null && !this.#hasFailed) this.#schedule(0)
   }
 
-  /** Resolves when everything finished so far is settled, or cannot be. */
+  /** Resolves when everything finished so far is settled, or cannot be. What fails for now is tried again as long as it takes. */
   async flush(): Promise<void> {
-    while ((this.#dirty.size > 0 || this.#running !== null) && !this.#hasFailed) {
+    this.#isFenced = false
+    while ((this.#dirty.size > 0 || this.#running !== null) && !this.#hasFailed && !this.#isFenced) {
+      if (this.#failures > 0 && this.#running === null) await this.#backOff(this.#pauseMs())
       this.#timer?.cancel()
       this.#timer = null
       this.#start()
@@ -176,10 +195,12 @@ export class Settler {
   #start(): void {
     this.#timer = null
     if (this.#running !== null || this.#hasFailed) return
-    this.#running = this.#settle().finally(() => {
-      this.#running = null
-      if (this.#dirty.size > 0 && this.#timer === null && !this.#hasFailed) this.#schedule(this.#pauseMs())
-    })
+    this.#running = this.#settle()
+      .catch(error => this.#fail(error))
+      .then(() => {
+        this.#running = null
+        if (this.#dirty.size > 0 && this.#timer === null && !this.#hasFailed) this.#schedule(this.#pauseMs())
+      })
   }
 
   #pauseMs(): number {
@@ -195,6 +216,7 @@ export class Settler {
     try {
       await this.#attempt(holdings, endings)
       this.#failures = 0
+      this.#isFenced = false
       this.#context.settled()
     } catch (error) {
       this.#reopen(endings)
@@ -205,7 +227,11 @@ export class Settler {
 
   /** One commit, with or without publications. Rejects if it did not come about. */
   async #attempt(holdings: readonly Holding[], endings: readonly Ending[]): Promise<void> {
-    for (const { holding, offset } of endings) holding.ledger.finish(offset)
+    for (const ending of endings) {
+      const { ledger } = ending.holding
+      ending.note = ledger.noteOf(ending.offset)
+      ledger.finish(ending.offset)
+    }
     const offsets = holdings
       .filter(({ isLost }) => !isLost)
       .map(({ topic, partition, ledger }) => ({
@@ -222,33 +248,44 @@ export class Settler {
 
   async #transact(endings: readonly Ending[], offsets: readonly CommitOffset[]): Promise<void> {
     const { transact, stage } = this.#context
+    let isStaged = false
     try {
       await transact(async transaction => {
         for (const { publications } of endings)
           for (const { topic, message } of publications) void transaction.publish(topic, message)
         await stage(transaction, offsets)
+        isStaged = true
       })
     } catch (error) {
-      const isUnknown = isSluiceError(error) && error.detail.outcome === 'unknown'
-      if (!isUnknown || !(await this.#wasCommitted(offsets))) throw error
+      // whatever failed after that may have been the answer alone
+      if (!isStaged || !(await this.#wasCommitted(endings, offsets))) throw error
     }
   }
 
-  async #wasCommitted(offsets: readonly CommitOffset[]): Promise<boolean> {
+  /**
+   * Whether the group has what was staged. Asked of a partition that something ended in, whose state is another one than before, and that is
+   * still held, so that nobody else has committed there; what is true of one of them is true of all.
+   */
+  async #wasCommitted(endings: readonly Ending[], offsets: readonly CommitOffset[]): Promise<boolean> {
+    const { clock } = this.#context
+    const startedAt = clock.monotonic()
     for (let failures = 0; ; failures++) {
+      const held = endings.map(({ holding }) => holding).filter(({ isLost }) => !isLost)
+      const staged = offsets.find(offset => held.some(holding => isSame(holding, offset)))
+      if (staged === undefined) return false
       try {
-        const committed = await this.#context.committed(offsets)
-        return offsets.every(staged => {
-          const found = committed.find(commit => isSame(commit, staged))
-          return found?.offset === staged.offset && found.metadata === staged.metadata
-        })
+        const [found] = await this.#context.committed([staged])
+        return found?.offset === staged.offset && found.metadata === staged.metadata
       } catch (error) {
         if (!isSluiceError(error) || !error.retriable || this.#hasFailed) throw error
-        this.#context.warn(error)
-        const delayMs = Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** failures)
-        await new Promise<void>(resolve => this.#context.clock.after(delayMs, resolve))
+        if (isWorthTelling(error, clock.monotonic() - startedAt)) this.#context.warn(error)
+        await this.#backOff(Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** failures))
       }
     }
+  }
+
+  #backOff(delayMs: number): Promise<void> {
+    return new Promise(resolve => this.#context.clock.after(delayMs, resolve))
   }
 
   /** The messages are unfinished again, in the order in which they were finished. */
@@ -257,15 +294,14 @@ export class Settler {
       const offsets = endings.filter(ending => ending.holding === holding).map(({ offset }) => offset)
       holding.ledger.reopen(offsets)
     }
+    for (const { holding, offset, note } of endings) holding.ledger.note(offset, note)
     this.#endings = endings.filter(({ holding }) => !holding.isLost).concat(this.#endings)
   }
 
   async #meet(error: unknown, endings: readonly Ending[]): Promise<void> {
     if (!isSluiceError(error)) return this.#fail(error)
     if (membershipErrors.has(error.code)) return this.#forget(error)
-    const mayPass =
-      error.retriable || ['PRODUCER_FENCED', 'TIMED_OUT', 'REBALANCE_IN_PROGRESS'].includes(error.code)
-    if (mayPass) {
+    if (error.retriable || passingErrors.has(error.code)) {
       this.#failures++
       this.#context.warn(error)
     } else if (endings.length > 1) await this.#oneByOne(endings)
@@ -276,6 +312,7 @@ export class Settler {
   /** Somebody else has the partitions by now, or will have them; the membership tells which. */
   #forget(error: SluiceError): void {
     this.#failures++
+    this.#isFenced = true
     this.#context.warn(error)
   }
 
@@ -297,10 +334,17 @@ export class Settler {
     const publications = this.#context.refused(ending.publications, error)
     if (publications === null) this.#fail(error)
     else ending.publications = publications
+    this.#failures++
   }
 
   #fail(error: unknown): void {
     this.#hasFailed = true
     this.#context.fail(error)
   }
+}
+
+/** What publications say is to be published instead of them; null if there is nothing for any of them. */
+export function substitutesOf(publications: readonly Publication[]): readonly Publication[] | null {
+  if (publications.every(({ instead }) => instead === undefined)) return null
+  return publications.map(publication => publication.instead?.() ?? publication)
 }

@@ -17,6 +17,7 @@ import type {
 import { isSluiceError, SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
 import { type AlertOptions, Alerts } from './alerts.ts'
+import { Backlog } from './backlog.ts'
 import { Consumer } from './consumer.ts'
 import type { ConsumerOptions } from './consumer-options.ts'
 import {
@@ -25,11 +26,20 @@ import {
   type DeadLetterTable,
   deadLetterTables,
 } from './dead-letters.ts'
+import { DelayTopics } from './delay-topics.ts'
+import { Delayed, type DelayedSetting } from './delayed.ts'
+import { HalfMessages } from './half-messages.ts'
+import type { IntakeSetting } from './intake.ts'
+import { keptAlive } from './keep-alive.ts'
 import { invalidOption } from './option.ts'
 import type { OutgoingOf } from './outgoing.ts'
 import { Producer } from './producer.ts'
 import type { ProducerOptions } from './producer-options.ts'
 import type { Published, PublishedBatch } from './published.ts'
+import { Queue } from './queue.ts'
+import type { QueueOptions } from './queue-options.ts'
+import { Relay } from './relay.ts'
+import { Schedules } from './schedules.ts'
 import { SYSTEM_TOPIC_PREFIX } from './system-headers.ts'
 import {
   type AnyTopic,
@@ -41,6 +51,8 @@ import {
 } from './topic.ts'
 import { type Transaction, type TransactionOptions, Transactions } from './transaction.ts'
 import { Transform, type TransformHandler, type TransformOptions } from './transform.ts'
+import { Worker, type WorkerHandler } from './worker.ts'
+import type { WorkerOptions } from './worker-options.ts'
 
 /** How a `Sluice` behaves beyond its engine. */
 export interface SluiceOptions {
@@ -51,6 +63,14 @@ export interface SluiceOptions {
   readonly autoCreateTopics?: boolean
   /** Names this program in group descriptions and logs. Default 'sluice'. */
   readonly clientId?: string
+  /**
+   * Whether a relay runs here by itself, which is what makes delayed messages, schedules and half messages come out. Default true for a queue in this
+   * process: it starts when there is something to do. Default false for a cluster, where `sluice relay` or `relay: true` in one or more programs
+   * does it.
+   */
+  readonly relay?: boolean
+  /** Partitions of each topic in which delayed messages wait, if they are to be made. Default 4. */
+  readonly delayPartitions?: number
   /** @internal For tests. */
   readonly clock?: Clock
 }
@@ -78,7 +98,11 @@ export class Sluice {
   readonly #producers = new Set<Producer>()
   readonly #consumers = new Set<{ stop(): Promise<void> }>()
   readonly #alerts = new Set<Alerts>()
+  readonly #queues = new Map<string, Queue>()
   #shared: Producer | null = null
+  readonly #delayTopics: DelayTopics
+  #half: HalfMessages | null = null
+  #relay: Relay | null = null
   #transactions: Transactions | null = null
   #closing: Promise<void> | null = null
 
@@ -86,6 +110,7 @@ export class Sluice {
   constructor(engine: Engine, options: SluiceOptions = {}) {
     this.engine = engine
     this.#options = options
+    this.#delayTopics = new DelayTopics(engine, options.delayPartitions, () => this.relayIfNeeded())
   }
 
   /** The address it was opened with. */
@@ -115,6 +140,7 @@ export class Sluice {
       engine: this.engine,
       clock: this.#options.clock,
       autoCreateTopics: this.#options.autoCreateTopics ?? true,
+      delays: this.#delayTopics,
       onClosed: closed => this.#producers.delete(closed as Producer),
     })
     this.#producers.add(producer)
@@ -155,7 +181,7 @@ export class Sluice {
     options: TransactionOptions = {},
   ): Promise<R> {
     if (this.#closing !== null) return Promise.reject(this.#closedError())
-    return this.#allTransactions().run(body, options)
+    return keptAlive(this.#allTransactions().run(body, options))
   }
 
   /**
@@ -172,6 +198,106 @@ export class Sluice {
     const transact = <R>(body: (transaction: Transaction) => Promise<R>) =>
       this.#allTransactions().run(body, transaction)
     return new Transform<T>(consumer, transact, this.#options.clock ?? systemClock, handler)
+  }
+
+  // Time.
+
+  /** Messages that wait for their time: list, get, cancel, reschedule. Publishing them: `delay`, `deliverAt`, `delayLevel`. Throws `CLOSED`. */
+  get delayed(): Delayed {
+    this.#checkOpen()
+    return new Delayed(this.#delaySetting())
+  }
+
+  /** Recurring messages, by cron expression. Throws `CLOSED`. */
+  get schedules(): Schedules {
+    this.#checkOpen()
+    return new Schedules(this.#delaySetting())
+  }
+
+  /**
+   * Runs the relay in this process, and resolves when it is at work. A queue in this process has one by itself (see `relay` of `open`). It stops when
+   * this is closed. Throws `UNSUPPORTED`, `CLOSED`.
+   */
+  async relay(): Promise<Relay> {
+    this.#checkOpen()
+    const relay = this.#theRelay()
+    await relay.start()
+    return relay
+  }
+
+  /** @internal Runs the relay if it is to run here by itself, and there is something for it to do. */
+  relayIfNeeded(): void {
+    if (this.#options.relay === false || this.#closing !== null) return
+    if (this.#options.relay === undefined && this.engine.supports.losesAnswers) return
+    void this.#theRelay().startNeeded()
+  }
+
+  // Workers and queues.
+
+  /**
+   * Handles the messages of a topic, or of several, side by side, each done on its own; begins at once, and goes on until it is stopped.
+   *
+   *     const worker = mq.worker('orders', { group: 'billing', concurrency: 100 }, async (message, job) => {
+   *       await bill(message.json(), { signal: job.signal })
+   *     })
+   *
+   * What a handler throws is retried, and then a dead letter; see `WorkerOptions`. Throws `INVALID_ARGUMENT`, `CLOSED`.
+   */
+  worker<const T extends AnyTopic | string>(
+    topics: T | readonly T[],
+    options: WorkerOptions,
+    handler: WorkerHandler<T>,
+  ): Worker<T> {
+    this.#checkOpen()
+    const worker = new Worker<T>(topics, options, handler, {
+      ...this.#intakeSetting(),
+      onClosed: closed => this.#consumers.delete(closed),
+    })
+    this.#consumers.add(worker)
+    return worker
+  }
+
+  /**
+   * Registers a named queue, point to point: `send` to it, and `process` or `receive` from it.
+   *
+   *     const emails = mq.queue('emails', { lengthMax: 100_000 })
+   *     emails.process({ concurrency: 50 }, async message => deliver(message.json()))
+   *     await emails.send({ to: 'ann@example.org' }, { expiresIn: '1h' })
+   *
+   * Without options it gives the queue that is registered under the name, if there is one. Throws `QUEUE_EXISTS` if there is one and options are
+   * given; `INVALID_ARGUMENT`, `CLOSED`.
+   */
+  queue<const T extends AnyTopic | string>(queue: T, options?: QueueOptions): Queue<T> {
+    this.#checkOpen()
+    const name = topicName(queue)
+    const known = this.#queues.get(name)
+    if (known !== undefined && options === undefined) return known as unknown as Queue<T>
+    if (known !== undefined) {
+      const message = `queue ${name} is registered already; stop it first, or use mq.queue('${name}') without options`
+      throw new SluiceError('QUEUE_EXISTS', message, { queue: name })
+    }
+    const made = new Queue<T>(queue, options ?? {}, {
+      ...this.#intakeSetting(),
+      publish: (topic, message) => this.publish<AnyTopic>(topic, message),
+      onClosed: closed => {
+        this.#consumers.delete(closed)
+        this.#queues.delete(name)
+      },
+    })
+    this.#consumers.add(made)
+    this.#queues.set(name, made as unknown as Queue)
+    return made
+  }
+
+  /** Half messages: prepare, run the local transaction, then commit or roll back. Each of its calls throws `CLOSED` once this is closed. */
+  get half(): HalfMessages {
+    this.#half ??= new HalfMessages({
+      engine: this.engine,
+      clock: this.#options.clock ?? systemClock,
+      publish: (topic, message) => this.publish(topic, message),
+      consumer: options => this.consumer(options) as unknown as Consumer,
+    })
+    return this.#half
   }
 
   // Topics.
@@ -341,6 +467,17 @@ export class Sluice {
     await this.engine.deleteGroup(group)
   }
 
+  /** Tools for what a stopped group has not handled of a topic: count it, divert it to another topic, skip, shed by age. Throws `INVALID_ARGUMENT`, `CLOSED`. */
+  backlog(group: string, topic: AnyTopic | string): Backlog {
+    this.#checkOpen()
+    const clock = this.#options.clock ?? systemClock
+    return new Backlog(group, topic, {
+      engine: this.engine,
+      clock,
+      transact: (body, options) => this.transaction(body, options),
+    })
+  }
+
   // The end.
 
   /**
@@ -349,7 +486,7 @@ export class Sluice {
    * most. From here on every call is refused with `CLOSED`. Closing again waits for the same.
    */
   close(options: { readonly deadlineMs?: number } = {}): Promise<void> {
-    this.#closing ??= this.#close(options)
+    this.#closing ??= keptAlive(this.#close(options))
     return this.#closing
   }
 
@@ -360,6 +497,7 @@ export class Sluice {
   async #close(options: { readonly deadlineMs?: number }): Promise<void> {
     try {
       await Promise.all([...this.#alerts].map(alerts => alerts.stop()))
+      await this.#relay?.stop()
       await Promise.all([...this.#consumers].map(consumer => (consumer as Consumer).stop(options)))
       await this.#transactions?.close()
       await Promise.all([...this.#producers].map(producer => producer.close(options)))
@@ -368,9 +506,30 @@ export class Sluice {
     }
   }
 
+  #intakeSetting(): IntakeSetting {
+    const { clock, clientId, autoCreateTopics = true } = this.#options
+    const transact: IntakeSetting['transact'] = (body, options) => this.#allTransactions().run(body, options)
+    return { engine: this.engine, clock, clientId, autoCreateTopics, transact }
+  }
+
+  #theRelay(): Relay {
+    const { clock = systemClock, clientId = 'sluice' } = this.#options
+    this.#relay ??= new Relay({ engine: this.engine, clock, clientId, delayTopics: this.#delayTopics })
+    return this.#relay
+  }
+
+  #delaySetting(): DelayedSetting {
+    return {
+      engine: this.engine,
+      clock: this.#options.clock ?? systemClock,
+      topics: this.#delayTopics,
+      transact: body => this.transaction(body),
+    }
+  }
+
   #allTransactions(): Transactions {
     const { clock = systemClock, clientId = 'sluice', autoCreateTopics = true } = this.#options
-    this.#transactions ??= new Transactions(this.engine, clock, clientId, autoCreateTopics)
+    this.#transactions ??= new Transactions(this.engine, clock, clientId, autoCreateTopics, this.#delayTopics)
     return this.#transactions
   }
 
@@ -391,6 +550,7 @@ export class Sluice {
   }
 
   async #refresh(topic: string): Promise<void> {
+    await this.#transactions?.refresh(topic)
     await Promise.all([...this.#producers].map(producer => producer.refresh(topic)))
   }
 

@@ -8,16 +8,22 @@ import type { Header } from '../record/builder.ts'
 import type { Message } from './message.ts'
 
 export const systemHeader = {
+  /** What the publisher calls the message, for those who must not handle it twice; and how long it is remembered where duplicates are dropped. */
+  messageId: 'sluice-message-id',
+  dedupWindow: 'sluice-dedup-window',
   /** A delayed message: when it is due, where to, and the id by which it can be cancelled. */
   deliverAt: 'sluice-deliver-at',
   target: 'sluice-target',
   targetPartition: 'sluice-target-partition',
+  targetTimestamp: 'sluice-target-timestamp',
   delayId: 'sluice-delay-id',
   /** Of an occurrence of a schedule: `<name>@<version>`. */
   schedule: 'sluice-schedule',
   /** A half message: who is asked about it (a checker's name or a webhook), and when it is to be delivered after it was committed. */
   halfId: 'sluice-half-id',
   checker: 'sluice-checker',
+  checkPolicy: 'sluice-check-policy',
+  halfDelay: 'sluice-half-delay',
   /** A message that has failed: its story. */
   topic: 'sluice-original-topic',
   partition: 'sluice-original-partition',

@@ -44,3 +44,15 @@ export class TopicWriter {
     this.plain = topicOf(topic.name)
   }
 }
+
+/** A delayed message cannot be placed yet: nothing is known of the topic where it is to wait. */
+export class NotKnownYet {
+  readonly writer: TopicWriter
+  /** Of which message of an array. */
+  readonly index: number
+
+  constructor(writer: TopicWriter, index = 0) {
+    this.writer = writer
+    this.index = index
+  }
+}

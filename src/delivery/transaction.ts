@@ -18,6 +18,7 @@ import type { Message, MessageBatch } from './message.ts'
 import { atLeast, invalidOption } from './option.ts'
 import type { OutgoingOf } from './outgoing.ts'
 import { Producer } from './producer.ts'
+import type { ProducerSetting } from './producer-options.ts'
 import type { Published, PublishedBatch } from './published.ts'
 import type { AnyTopic } from './topic.ts'
 
@@ -114,16 +115,24 @@ export class Transactions {
   readonly #engine: Engine
   readonly #clock: Clock
   readonly #autoCreateTopics: boolean
+  readonly #delays: ProducerSetting['delays']
   readonly #prefix: string
   readonly #spare = new Map<number, Line[]>()
   readonly #named = new Map<string, { line: Line | null; last: Promise<unknown> }>()
   #sessions = 0
   #running = new Set<Promise<unknown>>()
 
-  constructor(engine: Engine, clock: Clock, clientId: string, autoCreateTopics: boolean) {
+  constructor(
+    engine: Engine,
+    clock: Clock,
+    clientId: string,
+    autoCreateTopics: boolean,
+    delays?: ProducerSetting['delays'],
+  ) {
     this.#engine = engine
     this.#clock = clock
     this.#autoCreateTopics = autoCreateTopics
+    this.#delays = delays
     this.#prefix = `${clientId}-${randomUUID()}`
   }
 
@@ -138,14 +147,23 @@ export class Transactions {
     return running
   }
 
+  /** A topic has changed; those at work hear of it by themselves, later. */
+  async refresh(topic: string): Promise<void> {
+    await Promise.all(this.#idle().map(({ producer }) => producer.refresh(topic)))
+  }
+
   /** Waits for what is under way, then gives the producers back. */
   async close(): Promise<void> {
     await Promise.allSettled(this.#running)
-    const lines = [...this.#spare.values()].flat()
-    for (const { line } of this.#named.values()) if (line !== null) lines.push(line)
+    const lines = this.#idle()
     this.#spare.clear()
     this.#named.clear()
     await Promise.all(lines.map(({ producer }) => producer.close()))
+  }
+
+  #idle(): Line[] {
+    const named = [...this.#named.values()].map(({ line }) => line)
+    return [...this.#spare.values()].flat().concat(named.filter(line => line !== null))
   }
 
   async #start<R>(
@@ -202,7 +220,7 @@ export class Transactions {
     try {
       const result = await body(transaction)
       await transaction.finish()
-      await this.#retried(() => line.session.end(true))
+      await this.#end(line, true)
       isGood = true
       transaction.committed()
       return result
@@ -216,25 +234,40 @@ export class Transactions {
   }
 
   /** Whether the session can be used again. */
-  async #abort({ session }: Line, transaction: Transaction): Promise<boolean> {
+  async #abort(line: Line, transaction: Transaction): Promise<boolean> {
     try {
       // Everything has been answered by then: nothing of it may come into the next transaction.
       const isWhole = await transaction.finish().then(
         () => true,
         () => false,
       )
-      await this.#retried(() => session.end(false))
+      // One that is not whole is not used again: a batch that was given up may still be on its way under the old identity.
+      if (isWhole) await this.#end(line, false)
+      else await this.#retried(() => line.session.end(false))
       return isWhole
     } catch {
       return false // fenced, or out of reach: the broker aborts it when its time is over
     }
   }
 
+  async #end({ producer, session }: Line, commit: boolean): Promise<void> {
+    const { producerId, epoch } = session.identity
+    await this.#retried(() => session.end(commit))
+    const next = session.identity
+    if (next.producerId !== producerId || next.epoch !== epoch) producer.renew()
+  }
+
   async #open(transactionalId: string, timeoutMs: number): Promise<Line> {
     const session = await this.#retried(() => this.#engine.initTransactions({ transactionalId, timeoutMs }))
     const producer = new Producer(
       { deliveryTimeoutMs: timeoutMs },
-      { engine: this.#engine, session, clock: this.#clock, autoCreateTopics: this.#autoCreateTopics },
+      {
+        engine: this.#engine,
+        session,
+        clock: this.#clock,
+        autoCreateTopics: this.#autoCreateTopics,
+        delays: this.#delays,
+      },
     )
     return { producer, session }
   }

@@ -4,6 +4,7 @@
  *
  *     batch ──→ handler for each message, publishing ──→ offsets ──→ commit
  *       ↑                                                              │ the engine cannot at the moment: abort, wait, once more
+ *       │                           (unless the group's offset says that it was committed, and only the answer was lost)
  *       └──────────────────────────────────────────────────────────────┤ the partition may be somebody else's by now: abort, leave it
  *                                                                      └ the handler threw: abort, stop
  */
@@ -38,6 +39,13 @@ const membershipErrors: ReadonlySet<SluiceError['code']> = new Set([
   'UNKNOWN_MEMBER',
   'FENCED_MEMBER',
   'REBALANCE_IN_PROGRESS',
+])
+
+/** What ends a transaction and says nothing about the next one, beside what passes by itself. */
+const abortErrors: ReadonlySet<SluiceError['code']> = new Set([
+  'PRODUCER_FENCED',
+  'TIMED_OUT',
+  'TRANSACTION_ABORTABLE',
 ])
 
 /** A running transformation; made by `mq.transform()`. */
@@ -77,20 +85,36 @@ export class Transform<T extends AnyTopic | string = AnyTopic | string> {
     for (let failures = 0; ; failures++) {
       // What the handler throws is its own, whatever its name is.
       let isHandled = false
+      let isStaged = false
       try {
         await this.#transact(async transaction => {
           for (const message of batch) await this.#handler(message as MessageOf<T>, transaction)
           isHandled = true
           await transaction.commit(this.#consumer as unknown as Consumer, batch)
+          isStaged = true
         })
         return
       } catch (error) {
         if (!isHandled || !isSluiceError(error)) throw error
         if (membershipErrors.has(error.code)) return this.#giveUp(batch)
-        const mayPass = error.retriable || error.code === 'PRODUCER_FENCED' || error.code === 'TIMED_OUT'
-        if (!mayPass) throw error
+        if (!error.retriable && !abortErrors.has(error.code)) throw error
+        this.#consumer.warn(error)
+        await this.#backOff(failures)
+        if (isStaged && (await this.#isCommitted(batch))) return
         if (this.#isStopping) return this.#giveUp(batch)
-        this.#consumer.emit('error', error)
+      }
+    }
+  }
+
+  /** Whether the group has gone on behind the batch. Waits until nothing is undecided, or it is to stop. */
+  async #isCommitted({ topic, partition, lastOffset }: MessageBatch<unknown, unknown>): Promise<boolean> {
+    for (let failures = 0; ; failures++) {
+      try {
+        const [found] = await this.#consumer.committed([{ topic, partition }])
+        return found !== undefined && found.offset > lastOffset
+      } catch (error) {
+        if (!isSluiceError(error) || !error.retriable) throw error
+        if (this.#isStopping) return false
         await this.#backOff(failures)
       }
     }

@@ -167,7 +167,7 @@ export interface TransactionOptions {
  * All of it throws `PRODUCER_FENCED` (or `INVALID_PRODUCER_EPOCH`) once the session is fenced: then it is of no use any more.
  */
 export interface TransactionSession {
-  /** The same for the life of the session. */
+  /** May be another one after each `end`: sequences begin again at 0 then. */
   readonly identity: ProducerIdentity
   /** As `Engine.produce`, for batches that carry the identity, a sequence and the transactional bit. */
   produce(topic: string, partition: number, batch: Uint8Array): Promise<Produced>

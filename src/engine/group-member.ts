@@ -97,6 +97,8 @@ export class GroupMember implements Member {
   #refusal: ErrorCode | null = null
   /** Set while an answer of the coordinator is awaited: gives the wait up. */
   #abandon: (() => void) | null = null
+  /** What was lost with the last answer to a join is being told. */
+  #losing: Promise<void> = Promise.resolve()
   #loop: Promise<void> = Promise.resolve()
 
   constructor(access: GroupAccess, options: MemberOptions, events: MemberEvents, onEnd: () => void) {
@@ -155,7 +157,6 @@ export class GroupMember implements Member {
 
   async #run(joined: () => void): Promise<void> {
     while (!this.#leaving) {
-      const generationBefore = this.#generation
       const join = await this.#join()
       if (join === null) break
       // What the group wanted before this answer, it has got; what it wants from here on counts. So with refusals.
@@ -171,8 +172,7 @@ export class GroupMember implements Member {
       }
       joined()
       this.#beat()
-      // A static member can be passed over for a generation, and others given what it holds.
-      if (join.generation > generationBefore + 1) await this.#lose()
+      await this.#losing
       const claimed = this.#owned
       const sync = await this.#sync(join)
       if (sync === null) break
@@ -227,6 +227,9 @@ export class GroupMember implements Member {
     return this.#answer((reply, fail) => {
       const enter = (result: JoinResult): void => {
         if (result.error === null) {
+          // A static member can be passed over for a generation, and others given what it holds: nothing of that may be committed
+          // with the new one.
+          if (result.generation > this.#generation + 1) this.#losing = this.#lose()
           this.#memberId = result.memberId
           this.#generation = result.generation
         }

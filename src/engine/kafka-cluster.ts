@@ -33,7 +33,7 @@ export interface KnownTopic {
 }
 
 /** Requests of one kind share a link to a broker; they do not wait for those of another kind. */
-type Lane = 'control' | 'produce'
+type Lane = 'control' | 'produce' | 'transactions'
 
 export interface RetryOptions {
   /** Whether to ask again when an answer was lost, so that nobody knows what became of the request. Default true. */
@@ -52,6 +52,11 @@ export const BROKER_TIMEOUT_MS = 30_000
 const METADATA_AGE_MS = 30_000
 /** The last version that names one group, and is answered about one. */
 const FIND_COORDINATOR_VERSION_MAX = 3
+/** `versionMin`: the first version that knows of this kind. */
+const coordinatorKinds = {
+  group: { keyType: 0, name: 'group', versionMin: 0 },
+  transaction: { keyType: 1, name: 'transactional id', versionMin: 1 },
+} as const
 const UNKNOWN_TOPIC_OR_PARTITION = 3
 
 export class KafkaCluster {
@@ -264,16 +269,20 @@ export class KafkaCluster {
   async coordinatorOf(group: string): Promise<Address> {
     const known = this.#coordinators.get(group)
     if (known !== undefined) return known
-    const link = await this.#anyLink()
-    const answer = await link.call(
-      findCoordinatorApi,
-      { key: group, keyType: 0 },
-      { versionMax: FIND_COORDINATOR_VERSION_MAX },
-    )
-    check(answer.errorCode, answer.errorMessage, `group ${JSON.stringify(group)}`, { group })
-    const found = { host: answer.host, port: answer.port }
+    const found = await this.findCoordinator('group', group)
     this.#coordinators.set(group, found)
     return found
+  }
+
+  /** Asks a broker for the coordinator of a group, or of a transactional id. */
+  async findCoordinator(kind: keyof typeof coordinatorKinds, key: string): Promise<Address> {
+    const { keyType, name, versionMin } = coordinatorKinds[kind]
+    const link = await this.#anyLink()
+    const request = { key, keyType }
+    const options = { versionMin, versionMax: FIND_COORDINATOR_VERSION_MAX }
+    const { errorCode, errorMessage, host, port } = await link.call(findCoordinatorApi, request, options)
+    check(errorCode, errorMessage, `${name} ${JSON.stringify(key)}`, { [kind]: key })
+    return { host, port }
   }
 
   forgetCoordinator(group: string): void {

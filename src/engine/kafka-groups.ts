@@ -95,14 +95,7 @@ export class KafkaGroups {
     identity: CommitterIdentity = NOBODY,
   ): Promise<void> {
     if (offsets.length === 0) return
-    const topics = [...Map.groupBy(offsets, ({ topic }) => topic)].map(([name, commits]) => ({
-      name,
-      partitions: commits.map(({ partition, offset, metadata }) => ({
-        partitionIndex: partition,
-        committedOffset: offset,
-        committedMetadata: metadata ?? '',
-      })),
-    }))
+    const topics = byTopic(offsets)
     await this.#cluster.onCoordinator(group, async link => {
       const answer = await link.call(
         offsetCommitApi,
@@ -136,7 +129,7 @@ export class KafkaGroups {
     return await this.#cluster.onCoordinator(group, async link => {
       const { errorCode, topics } = await link.call(
         offsetFetchApi,
-        { groupId: group, topics: asked },
+        { groupId: group, topics: asked, requireStable: partitions !== undefined },
         { versionMax: OFFSET_FETCH_VERSION_MAX },
       )
       check(errorCode, null, `group ${JSON.stringify(group)}`, { group })
@@ -157,6 +150,17 @@ export class KafkaGroups {
     })
   }
 }
+
+/** As requests name what is to be committed. */
+export const byTopic = (offsets: readonly CommitOffset[]) =>
+  [...Map.groupBy(offsets, ({ topic }) => topic)].map(([name, commits]) => ({
+    name,
+    partitions: commits.map(({ partition, offset, metadata }) => ({
+      partitionIndex: partition,
+      committedOffset: offset,
+      committedMetadata: metadata ?? '',
+    })),
+  }))
 
 /** Null if there is no such group, or if it is one of KIP-848. */
 async function describeClassic(link: KafkaLink, group: string): Promise<GroupDescription | null> {

@@ -8,7 +8,8 @@
  *
  * A read belongs to nobody: a call that ends early (data elsewhere, or its signal) leaves it behind, and the next call for
  * the same place joins it. What a read brings when nobody waits for it is kept for a moment. Each read has a
- * link of its own, because a broker answers one request of a connection after the other.
+ * link of its own, because a broker answers one request of a connection after the other; when there are as many as may be, what
+ * is wanted beside them goes with the read that begins next.
  *
  * Bounded: a read waits `READ_MS_MAX` on the broker; reads to one broker end together, so that the next one is for all
  * partitions again; links and bytes kept have limits. Bytes that are handed out are whole batches with correct checksums.
@@ -45,10 +46,17 @@ interface Read {
   finished: Promise<void>
 }
 
+/** A partition that a read is to bring, and how much of it. */
+interface Wanted extends FetchPartition {
+  readonly bytesMax: number
+}
+
 /** What is kept about one broker. */
 interface Shelf {
   readonly address: Address
   readonly reads: Set<Read>
+  /** By partition: what there was no read left for. It goes with the next one that begins, whosever that is. */
+  readonly queued: Map<string, Wanted>
   readonly idle: KafkaLink[]
 }
 
@@ -114,7 +122,8 @@ export class KafkaReads {
       if (isAborted || isAnswer(found) || systemClock.monotonic() >= deadline) break
       if (found.size > 0 && [...found.values()].some(({ error }) => error !== undefined)) {
         // What passes by itself is reported only if it has not passed by the end of the wait.
-        await this.#cluster.wait(Math.min(RETRY_DELAY_MS, deadline - systemClock.monotonic()))
+        const leftMs = Math.max(0, deadline - systemClock.monotonic())
+        await this.#cluster.wait(Math.min(RETRY_DELAY_MS, leftMs))
       }
       found.clear()
     }
@@ -124,8 +133,10 @@ export class KafkaReads {
   /** What is known of a topic's records is out of date: it is deleted, or loses records. */
   forget(topic: string): void {
     for (const [key, { part }] of this.#kept) if (part.topic === topic) this.#kept.delete(key)
-    for (const shelf of this.#shelves.values())
+    for (const shelf of this.#shelves.values()) {
       for (const read of shelf.reads) if (hasTopic(read, topic)) shelf.reads.delete(read)
+      for (const [key, one] of shelf.queued) if (one.topic === topic) shelf.queued.delete(key)
+    }
   }
 
   /** The reads that bring what is wanted: those on their way, and new ones. What has come already goes to `found`. */
@@ -135,7 +146,7 @@ export class KafkaReads {
     partitionBytesMax: number,
     deadline: number,
   ): Promise<{ reads: Set<Read>; begun: Set<Read> }> {
-    const missing = new Map<Shelf, FetchPartition[]>()
+    const missing = new Map<Shelf, Wanted[]>()
     const reads = new Set<Read>()
     const begun = new Set<Read>()
     await Promise.all(
@@ -152,7 +163,10 @@ export class KafkaReads {
             .values()
             .find(read => !read.done && read.offsets.get(key) === one.offset)
           if (onItsWay !== undefined) reads.add(onItsWay)
-          else missing.set(shelf, [...(missing.get(shelf) ?? []), one])
+          else {
+            const bytesMax = partitionBytesMax
+            missing.set(shelf, [...(missing.get(shelf) ?? []), { ...one, bytesMax }])
+          }
         } catch (error) {
           found.set(key, failed(one, error))
         }
@@ -161,8 +175,8 @@ export class KafkaReads {
     // If there is something to return already, the others are asked for what they have, without waiting.
     const latest = isAnswer(found) ? systemClock.monotonic() : deadline
     for (const [shelf, partitions] of missing) {
-      if (shelf.reads.size < READS_PER_BROKER_MAX)
-        begun.add(this.#begin(shelf, partitions, partitionBytesMax, latest))
+      for (const one of partitions) shelf.queued.set(keyOf(one), one)
+      if (shelf.reads.size < READS_PER_BROKER_MAX) begun.add(this.#begin(shelf, latest))
       else for (const read of shelf.reads) reads.add(read)
     }
     for (const read of begun) reads.add(read)
@@ -172,7 +186,8 @@ export class KafkaReads {
   #shelf(address: Address): Shelf {
     const key = addressText(address)
     let shelf = this.#shelves.get(key)
-    if (shelf === undefined) this.#shelves.set(key, (shelf = { address, reads: new Set(), idle: [] }))
+    if (shelf === undefined)
+      this.#shelves.set(key, (shelf = { address, reads: new Set(), queued: new Map(), idle: [] }))
     return shelf
   }
 
@@ -231,12 +246,10 @@ export class KafkaReads {
     }
   }
 
-  #begin(
-    shelf: Shelf,
-    partitions: readonly FetchPartition[],
-    partitionBytesMax: number,
-    deadline: number,
-  ): Read {
+  /** Begins a read of all that is queued. */
+  #begin(shelf: Shelf, deadline: number): Read {
+    const partitions = [...shelf.queued.values()]
+    shelf.queued.clear()
     const now = systemClock.monotonic()
     let endsAt = Math.min(deadline, now + READ_MS_MAX)
     for (const read of shelf.reads)
@@ -251,7 +264,7 @@ export class KafkaReads {
     }
     shelf.reads.add(read)
     const maxWaitMs = Math.max(0, Math.ceil(endsAt - now))
-    read.finished = this.#read(shelf, partitions, partitionBytesMax, maxWaitMs).then(parts => {
+    read.finished = this.#read(shelf, partitions, maxWaitMs).then(parts => {
       read.parts = parts
       read.done = true
       // Deleted from the shelf before: its topic was forgotten.
@@ -261,16 +274,11 @@ export class KafkaReads {
   }
 
   /** Does one fetch request. Never rejects. */
-  async #read(
-    shelf: Shelf,
-    partitions: readonly FetchPartition[],
-    partitionBytesMax: number,
-    maxWaitMs: number,
-  ): Promise<Map<string, Fetched>> {
+  async #read(shelf: Shelf, partitions: readonly Wanted[], maxWaitMs: number): Promise<Map<string, Fetched>> {
     try {
       const link = await this.#takeLink(shelf)
       const isolationLevel = this.#isolation === 'committed' ? READ_COMMITTED : READ_UNCOMMITTED
-      const request = { ...requestOf(partitions, partitionBytesMax, maxWaitMs), isolationLevel }
+      const request = { ...requestOf(partitions, maxWaitMs), isolationLevel }
       const answer = await link.call(fetchApi, request, { versionMax: VERSION_MAX })
       this.#giveBack(shelf, link)
       if (answer.errorCode !== 0) throw refusalOf(answer.errorCode, null, 'fetch', {})
@@ -324,16 +332,17 @@ export class KafkaReads {
   }
 }
 
-function requestOf(partitions: readonly FetchPartition[], partitionBytesMax: number, maxWaitMs: number) {
+function requestOf(partitions: readonly Wanted[], maxWaitMs: number) {
   const topics = [...Map.groupBy(partitions, ({ topic }) => topic)].map(([topic, list]) => ({
     topic,
-    partitions: list.map(({ partition, offset }) => ({
+    partitions: list.map(({ partition, offset, bytesMax }) => ({
       partition,
       fetchOffset: offset,
-      partitionMaxBytes: partitionBytesMax,
+      partitionMaxBytes: bytesMax,
     })),
   }))
-  const maxBytes = Math.min(RESPONSE_BYTES_MAX, partitionBytesMax * partitions.length)
+  const bytesMax = partitions.reduce((sum, one) => sum + one.bytesMax, 0)
+  const maxBytes = Math.min(RESPONSE_BYTES_MAX, bytesMax)
   return { maxWaitMs, minBytes: 1, maxBytes, topics }
 }
 

@@ -3,9 +3,10 @@
  * batches travel as they are, in both directions. Which broker is asked, links and retries: kafka-cluster.ts.
  *
  *     kafka.ts ─┬─ kafka-topics.ts ┐
- *               ├─ kafka-groups.ts ├─ kafka-cluster.ts ── kafka-link.ts ── @platformatic/kafka
+ *               ├─ kafka-groups.ts ├─ kafka-cluster.ts ── kafka-link.ts ── wire/kafka
  *               ├─ kafka-reads.ts  │
- *               └─ kafka-member.ts ┘
+ *               ├─ kafka-member.ts │
+ *               └─ kafka-transaction.ts
  *
  * What a lost answer means for a batch: one with a sequence (idempotent) is sent again, its partition recognises it; of one
  * without nobody knows whether it was stored, so it is `TIMED_OUT`, and the producer decides.
@@ -14,7 +15,6 @@
 import { SluiceError } from '../errors.ts'
 import { asBuffer, producerId } from '../record/batch.ts'
 import { initProducerIdApi } from '../wire/kafka/init-producer-id.ts'
-import { produceApi } from '../wire/kafka/produce.ts'
 import type {
   Acks,
   CommitOffset,
@@ -36,14 +36,17 @@ import type {
   TopicDescription,
   TopicPartition,
   TopicSpec,
+  TransactionOptions,
   TransactionSession,
 } from './engine.ts'
 import { BROKER_TIMEOUT_MS, check, KafkaCluster } from './kafka-cluster.ts'
 import { KafkaGroups } from './kafka-groups.ts'
-import type { Address, KafkaLink } from './kafka-link.ts'
+import type { Address } from './kafka-link.ts'
 import { KafkaMember } from './kafka-member.ts'
+import { produceTo } from './kafka-produce.ts'
 import { KafkaReads } from './kafka-reads.ts'
 import { KafkaTopics } from './kafka-topics.ts'
+import { KafkaTransactionSession } from './kafka-transaction.ts'
 
 export interface KafkaEngineOptions {
   /** `kafka://HOST[:PORT][,HOST[:PORT]…]`: some brokers of the cluster; the others are found through them. */
@@ -62,10 +65,6 @@ export interface KafkaEngineOptions {
 
 const PORT = 9092
 const HEARTBEAT_MS = 1_000
-/** The last version that names topics. */
-const PRODUCE_VERSION_MAX = 12
-const acksCodes: Readonly<Record<Acks, number>> = { none: 0, written: 1, flushed: -1 }
-const NOT_TOLD: Produced = { baseOffset: -1, appendTime: -1 }
 
 /** Connects to a cluster. Rejects with `INVALID_URL`, and with `UNREACHABLE` if none of the brokers answers. */
 export async function openKafkaEngine(options: KafkaEngineOptions): Promise<KafkaEngine> {
@@ -103,7 +102,7 @@ export class KafkaEngine implements Engine {
   readonly url: string
   readonly supports: EngineSupports = {
     idempotence: true,
-    transactions: false,
+    transactions: true,
     durableAcks: true,
     deleteRecords: true,
     losesAnswers: true,
@@ -167,24 +166,16 @@ export class KafkaEngine implements Engine {
   }
 
   async produce(topic: string, partition: number, batch: Uint8Array, acks?: Acks): Promise<Produced> {
-    const body = {
-      acks: acksCodes[acks ?? 'flushed'],
-      timeoutMs: BROKER_TIMEOUT_MS,
-      topicData: [{ name: topic, partitionData: [{ index: partition, records: batch }] }],
-    }
-    const ask = async (link: KafkaLink): Promise<Produced> => {
-      const isUnanswered = acks === 'none'
-      const answer = await link.call(produceApi, body, { versionMax: PRODUCE_VERSION_MAX, isUnanswered })
-      if (isUnanswered) return NOT_TOLD
-      const [stored] = answer.responses[0].partitionResponses
-      const { errorCode, errorMessage, baseOffset, logAppendTimeMs } = stored
-      check(errorCode, errorMessage, `${topic}/${partition}`, { topic, partition })
-      return { baseOffset, appendTime: logAppendTimeMs }
-    }
     const isRepeatable = producerId(asBuffer(batch), 0) >= 0
     try {
       return await this.#cluster.guard(() =>
-        this.#cluster.onLeader(topic, partition, 'produce', ask, { isRepeatable }),
+        this.#cluster.onLeader(
+          topic,
+          partition,
+          'produce',
+          link => produceTo(link, topic, partition, batch, { acks }),
+          { isRepeatable },
+        ),
       )
     } catch (error) {
       throw error instanceof SluiceError && error.code === 'UNREACHABLE' && error.detail.sent === true
@@ -204,10 +195,8 @@ export class KafkaEngine implements Engine {
     )
   }
 
-  initTransactions(): Promise<TransactionSession> {
-    return Promise.reject(
-      new SluiceError('UNSUPPORTED', `${this.url}: transactions are not offered over a cluster yet`),
-    )
+  initTransactions(options: TransactionOptions): Promise<TransactionSession> {
+    return KafkaTransactionSession.open(this.#cluster, options)
   }
 
   fetch(partitions: readonly FetchPartition[], options: FetchOptions = {}): Promise<Fetched[]> {

@@ -2,7 +2,7 @@
 
 import type { Broker } from '../broker/broker.ts'
 import type { TransactionalProducer } from '../broker/transaction.ts'
-import { SluiceError } from '../errors.ts'
+import { isSluiceError, SluiceError } from '../errors.ts'
 import { asBuffer } from '../record/batch.ts'
 import type {
   CommitOffset,
@@ -20,7 +20,9 @@ export class LocalTransactionSession implements TransactionSession {
   readonly #producer: TransactionalProducer
   /** Partitions of the transaction under way → when they are part of it as it is stored. */
   readonly #partitions = new Map<string, Promise<void>>()
+  /** Whether anything may be in the transaction under way, and whether something is known to be. */
   #isOpen = false
+  #isBegun = false
 
   static async open(
     broker: Broker,
@@ -61,6 +63,7 @@ export class LocalTransactionSession implements TransactionSession {
         : { memberId: member.memberId, generation: member.generation, instanceId: member.instanceId }
     const commits = offsets.map(withMetadata)
     const refusals = await this.#broker.stageOffsets(this.#producer, group, identity, commits, true)
+    this.#isBegun = true
     const index = refusals.findIndex(refusal => refusal !== null)
     if (index < 0) return
     const { topic, partition } = commits[index]
@@ -75,8 +78,13 @@ export class LocalTransactionSession implements TransactionSession {
 
   async end(commit: boolean): Promise<void> {
     if (!this.#isOpen) return
-    await this.#broker.transactions.end(this.#producer, commit, false)
+    await this.#broker.transactions.end(this.#producer, commit, false).catch(error => {
+      // All that was tried was refused before anything was begun.
+      const isNothing = !commit && !this.#isBegun && isSluiceError(error, 'INVALID_TXN_STATE')
+      if (!isNothing) throw error
+    })
     this.#isOpen = false
+    this.#isBegun = false
     this.#partitions.clear()
   }
 
@@ -87,7 +95,12 @@ export class LocalTransactionSession implements TransactionSession {
       this.#isOpen = true
       enlisted = this.#broker.transactions.addPartitions(this.#producer, [[topic, partition]])
       this.#partitions.set(name, enlisted)
-      enlisted.catch(() => this.#partitions.delete(name))
+      enlisted.then(
+        () => {
+          this.#isBegun = true
+        },
+        () => this.#partitions.delete(name),
+      )
     }
     return enlisted
   }

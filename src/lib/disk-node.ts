@@ -16,6 +16,7 @@ import assert from 'node:assert/strict'
 import fs from 'node:fs'
 import { takeDirectory } from './directory-lock.ts'
 import { type Disk, DiskError, type DiskFile } from './disk.ts'
+import { allocateOwned } from './memory.ts'
 
 interface SyncCall {
   readonly resolve: () => void
@@ -64,7 +65,7 @@ class NodeFile implements DiskFile {
     assert(this.#open, `${this.path} is closed`)
     const count = this.#readable(position, bytesMax)
     if (count === 0) return EMPTY
-    const bytes = Buffer.allocUnsafeSlow(count)
+    const bytes = allocateOwned(count)
     this.#busy += 1
     return new Promise((resolve, reject) => {
       const readOn = (done: number): void => {

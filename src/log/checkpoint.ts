@@ -35,6 +35,8 @@ export interface Checkpoint {
   readonly maxTimestampOffset: number
   /** Where the next compaction begins: what lies before has been compacted. Absent: nothing has. */
   readonly cleanedUntil?: number
+  /** Entries of the transaction index of that segment: what the file holds behind them may be anything. Absent: none. */
+  readonly aborted?: number
   /** Idempotent producers known at `offset`: if there are any, a snapshot of them lies beside. */
   readonly producers: number
 }

@@ -120,6 +120,18 @@ export class EntryFile {
     return written
   }
 
+  /** Sees to it that there is a file, if only an empty one. */
+  make(): void {
+    if (this.#exists) return
+    try {
+      this.#withFile('create', () => {
+        this.#exists = true
+      })
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error
+    }
+  }
+
   /** Writes what waits, and resolves when the file is durable, or removed because that is not to be had. */
   async sync(): Promise<void> {
     this.flush()

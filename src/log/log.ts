@@ -692,6 +692,7 @@ export class Log {
       position: active.size,
       maxTimestamp: active.maxTimestamp,
       maxTimestampOffset: active.maxTimestampOffset,
+      ...(active.aborted.count > 0 && { aborted: active.aborted.count }),
       ...(this.#cleanedUntil > 0 && { cleanedUntil: this.#cleanedUntil }),
       producers: this.#producers.count,
     }
@@ -729,6 +730,8 @@ export class Log {
     } catch (error) {
       throw this.#syncFailed(error)
     }
+    // Another one has failed meanwhile: what both should have brought to the disk may be lost, whatever this one says.
+    if (this.#failure !== null) throw this.#failure
   }
 
   /** The page cache may hold now what will never get to the disk: the next start must know. */

@@ -25,7 +25,14 @@ import {
   producerId,
 } from '../record/batch.ts'
 import { isCommitMarker } from '../record/marker.ts'
-import { CHECKPOINT_NAME, type Checkpoint, MARKED_NAME, readCheckpoint } from './checkpoint.ts'
+import {
+  CHECKPOINT_NAME,
+  type Checkpoint,
+  MARKED_NAME,
+  readCheckpoint,
+  writeCheckpoint,
+} from './checkpoint.ts'
+import { COPY_NAME, copyFrom, replaceByCopy } from './file-copy.ts'
 import type { OpenFiles } from './open-files.ts'
 import { ProducerState, readSnapshot, snapshotOffsets } from './producer-state.ts'
 import { locate } from './salvage.ts'
@@ -175,7 +182,7 @@ async function recoverFiles(walk: Walk, files: OpenFiles, names: Set<string>): P
     names.clear()
     for (const name of disk.list(directory)) names.add(name)
   }
-  if (syncFailed) await rewriteFrom(walk, names, checkpoint?.segment ?? 0)
+  if (syncFailed) await rewriteFrom(walk, names, checkpoint)
   const segments = listSegments(walk, files, names, startOffset)
   // The first checkpoint is written before the first append: without one there is nothing, unless somebody removed it.
   const isNew = found === null && segments.every(segment => segment.baseOffset === 0 && segment.size === 0)
@@ -271,7 +278,7 @@ async function walkFirst(
 ): Promise<number> {
   if (segment === undefined) return known.offset
   segment.cutIndexes(known.position)
-  segment.aborted.cut(known.offset)
+  segment.aborted.keep(known.aborted ?? 0)
   if (known.position > 0) segment.restoreMaxTimestamp(known.maxTimestamp, known.maxTimestampOffset)
   kept.push(segment)
   if (segment.size < known.position) {
@@ -306,7 +313,7 @@ async function walkLater(walk: Walk, kept: Segment[], segment: Segment, due: num
   }
   kept.push(segment)
   segment.cutIndexes(0)
-  segment.aborted.cut(due)
+  segment.aborted.keep(0)
   return walkBatches(walk, segment, 0, due)
 }
 
@@ -394,38 +401,18 @@ async function setAside(walk: Walk, file: DiskFile, position: number): Promise<v
   await walk.disk.syncDirectory(walk.directory)
 }
 
-/** Copies what a file holds from `position` on. The bytes of the copy are durable once resolved. */
-async function copyFrom(disk: Disk, file: DiskFile, position: number, path: string): Promise<void> {
-  const copy = disk.open(path, 'create')
-  try {
-    for (let from = position; from < file.size(); ) {
-      const piece = file.readNow(from, 1024 * 1024)
-      if (piece.length === 0) break
-      copy.write(piece, from - position)
-      from += piece.length
-    }
-    await copy.sync()
-  } finally {
-    copy.close()
-  }
-}
-
-const COPY_NAME = 'copy.tmp'
 const ORPHAN = '.orphan'
 
-/** Puts copies in the place of all segments from this base offset on, so that what the process sees is what the disk gets. */
-async function rewriteFrom(walk: Walk, names: Set<string>, base: number): Promise<void> {
+/**
+ * Puts copies in the place of the checkpoint and of all segments that it does not call durable, so that what the process sees is what
+ * the disk gets.
+ */
+async function rewriteFrom(walk: Walk, names: Set<string>, checkpoint: Checkpoint | null): Promise<void> {
   const { disk, directory } = walk
-  for (const name of names) {
-    if (segmentOffset(name) < base) continue
-    const file = disk.open(`${directory}/${name}`, 'read')
-    try {
-      await copyFrom(disk, file, 0, `${directory}/${COPY_NAME}`)
-    } finally {
-      file.close()
-    }
-    disk.rename(`${directory}/${COPY_NAME}`, `${directory}/${name}`)
-  }
+  const base = checkpoint?.segment ?? 0
+  // Segments go by its word: an older one that came back after they have gone would call for them.
+  if (checkpoint !== null) await writeCheckpoint(disk, directory, checkpoint)
+  for (const name of names) if (segmentOffset(name) >= base) await replaceByCopy(disk, directory, name)
   for (const name of names) {
     // If it was the sync of the folder, what was set aside may come back under its old name: done again, so that it is synced. A
     // crash in between is no harm, as it would be set aside once more; before the checkpoint it was synced, and would not.

@@ -209,6 +209,7 @@ export class Segment {
   seal(): void {
     this.#noteTime()
     this.#offsets.flush()
+    this.#offsets.make() // Kafka's dump tool reads a time index only if there is the other one
     // Without its last entry the index would make the segment older than it is, and retention would remove it too early.
     if (!this.#times.flush()) this.#times.discard()
   }

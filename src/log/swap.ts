@@ -20,10 +20,13 @@
 import type { Disk } from '../lib/disk.ts'
 import { lastOffset } from '../record/batch.ts'
 import { markSyncFailure } from './checkpoint.ts'
+import { replaceByCopy } from './file-copy.ts'
 import type { OpenFiles } from './open-files.ts'
 import { findBehind } from './salvage.ts'
 import { scan } from './scan.ts'
 import { Segment, segmentName, segmentOffset } from './segment.ts'
+
+const RETIRED = '.deleted'
 
 export interface Leftover {
   readonly name: string
@@ -99,7 +102,7 @@ export interface LeftoverOptions {
 
 /** Finishes or takes back what a crash has left. Durable once resolved. Returns whether there was anything. Rejects with DiskError. */
 export async function settleLeftovers(options: LeftoverOptions): Promise<boolean> {
-  const { disk, directory, syncFailed } = options
+  const { disk, directory } = options
   const names = disk.list(directory)
   const found = names.filter(name => leftoverOf(name) !== null)
   if (found.length === 0) return false
@@ -110,41 +113,79 @@ export async function settleLeftovers(options: LeftoverOptions): Promise<boolean
   }
   remove('.cleaned')
   remove('.swap')
-  if (syncFailed) for (const name of found) if (name.endsWith('.deleted')) renameAgain(disk, directory, name)
   await syncDirectory(disk, directory)
   for (const name of found) if (leftoverOf(name)?.action === 'finish') await finish(options, name)
-  remove('.deleted')
+  if (options.syncFailed)
+    for (const name of found) if (name.endsWith(RETIRED)) await finishAgain(options, name)
+  remove(RETIRED)
   return true
-}
-
-function renameAgain(disk: Disk, directory: string, name: string): void {
-  const path = `${directory}/${name.slice(0, -'.deleted'.length)}`
-  if (disk.list(directory).some(other => path.endsWith(`/${other}`))) return // its place is taken
-  disk.rename(`${directory}/${name}`, path)
-  disk.rename(path, `${directory}/${name}`)
 }
 
 /** A swap takes its place. The indexes are made from it, since those beside it may be old ones. */
 async function finish(options: LeftoverOptions, name: string): Promise<void> {
-  const { disk, files, directory, indexIntervalBytes } = options
+  const { disk, files, directory, indexIntervalBytes, syncFailed } = options
   const base = Number(name.slice(0, 20))
+  if (syncFailed) {
+    // It may have been its own name that did not get to the disk, and what it replaces is going.
+    await replaceByCopy(disk, directory, name)
+    await syncDirectory(disk, directory)
+  }
   const segment = Segment.swapOf(disk, files, directory, base)
   const end = indexAll(options, segment, indexIntervalBytes)
   for (const other of disk.list(directory)) {
     const offset = segmentOffset(other)
     if (offset <= base || offset >= end) continue
     files.close(`${directory}/${other}`)
-    disk.rename(`${directory}/${other}`, `${directory}/${other}.deleted`)
+    disk.rename(`${directory}/${other}`, `${directory}/${other}${RETIRED}`)
     for (const suffix of ['index', 'timeindex', 'txnindex'])
       disk.remove(`${directory}/${segmentName(offset, suffix)}`)
   }
+  if (syncFailed) setAsideAgain(disk, directory, base, end)
   segment.seal()
   await segment.syncIndexes()
   segment.moveIndexes()
   await syncDirectory(disk, directory)
   segment.moveLog('')
   await syncDirectory(disk, directory)
+  for (const other of disk.list(directory)) {
+    const offset = retiredOffset(other)
+    if (offset >= base && offset < end) disk.remove(`${directory}/${other}`)
+  }
 }
+
+/**
+ * The compacted segment is in place, but it may have been its final name that did not get to the disk. There it would be a swap for
+ * good, and take the place of whatever it is compacted to later.
+ */
+async function finishAgain(options: LeftoverOptions, retired: string): Promise<void> {
+  const { disk, files, directory } = options
+  const names = disk.list(directory)
+  const name = names.findLast(other => segmentOffset(other) >= 0 && other < retired)
+  if (!names.includes(retired) || name === undefined) return
+  files.close(`${directory}/${name}`)
+  disk.rename(`${directory}/${name}`, `${directory}/${name}.swap`)
+  await finish(options, `${name}.swap`)
+}
+
+/**
+ * What was set aside for a swap gets its old name and the new one once more, so that the next sync covers it. A crash in between is no
+ * harm as long as the swap is there: whatever lies between its ends is set aside. Other segments are not touched: nobody would
+ * set them aside once more.
+ */
+function setAsideAgain(disk: Disk, directory: string, base: number, end: number): void {
+  const names = disk.list(directory)
+  for (const name of names) {
+    const offset = retiredOffset(name)
+    const old = segmentName(offset, 'log')
+    if (offset < base || offset >= end || names.includes(old)) continue
+    disk.rename(`${directory}/${name}`, `${directory}/${old}`)
+    disk.rename(`${directory}/${old}`, `${directory}/${name}`)
+  }
+}
+
+/** The base offset in the name of a segment that was set aside; -1 if it is no such name. */
+const retiredOffset = (name: string): number =>
+  name.endsWith(RETIRED) ? segmentOffset(name.slice(0, -RETIRED.length)) : -1
 
 /** Notes every batch in the indexes. Returns the offset where the segment ends, as far as that is known. */
 function indexAll(options: LeftoverOptions, segment: Segment, indexIntervalBytes: number): number {

@@ -105,6 +105,13 @@ export class TransactionIndex {
     this.#count = kept
   }
 
+  /** Drops all but the first entries: those that are known to be durable. Throws DiskError. */
+  keep(count: number): void {
+    if (count >= this.#count) return
+    this.#withFile('write', file => file.truncate(count * ENTRY_BYTES))
+    this.#count = count
+  }
+
   /** Rejects with DiskError. */
   async sync(): Promise<void> {
     if (!this.#exists) return

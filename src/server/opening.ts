@@ -6,6 +6,8 @@ import type { ServeOptions } from './options.ts'
 
 export interface OpeningOptions {
   readonly autoCreateTopics: boolean
+  /** Whether delayed, recurring and half messages are delivered by this process. */
+  readonly relay: boolean
   /** Told what recovery found and repaired. */
   readonly onReport: (report: RecoveryReport) => void
   readonly clock?: Clock

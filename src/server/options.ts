@@ -167,6 +167,47 @@ export const optionTable = {
     meaning:
       'On SIGINT or SIGTERM: how long requests under way may take to finish, in milliseconds, before they are cut off.',
   },
+  relay: {
+    section: 'Operation',
+    type: 'switch',
+    default: true,
+    meaning:
+      'Delayed, recurring and half messages are delivered by this server, once there are any. Otherwise `sluice relay` does it.',
+  },
+  'alert-webhooks': {
+    section: 'Operation',
+    type: 'text',
+    label: 'URL[,URL]|off',
+    default: 'off',
+    meaning:
+      'Where to POST alerts, as JSON: new dead letters, groups that are too far behind, groups that are stuck. They are in the log as well.',
+  },
+  'alert-every-ms': {
+    section: 'Operation',
+    type: 'integer',
+    default: 15_000,
+    min: 100,
+    max: 3_600_000,
+    meaning: 'With `alert-webhooks`: milliseconds between two looks at groups and dead letters.',
+  },
+  'alert-lag': {
+    section: 'Operation',
+    type: 'integer',
+    default: 10_000,
+    min: 1,
+    max: 1_000_000_000_000,
+    meaning:
+      'With `alert-webhooks`: a group that is more messages behind is a warning; a hundred times as many are critical.',
+  },
+  'alert-stuck-ms': {
+    section: 'Operation',
+    type: 'integer',
+    default: 300_000,
+    min: 100,
+    max: 1_000_000_000,
+    meaning:
+      'With `alert-webhooks`: a group that is behind and has committed nothing for so many milliseconds is critical.',
+  },
   'log-level': {
     section: 'Operation',
     type: 'choice',

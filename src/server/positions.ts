@@ -33,6 +33,14 @@ export function parsePosition(text: string, what: string): Position {
   return { time }
 }
 
+/** An ISO time, in milliseconds since the Unix epoch. Throws `INVALID_ARGUMENT`. */
+export function parseTime(text: string, what: string): number {
+  const time = TIME.test(text) ? Date.parse(text) : Number.NaN
+  if (!Number.isNaN(time)) return time
+  const message = `${what}: ${JSON.stringify(text)} is not a time such as 2026-01-31T12:00:00Z`
+  throw new SluiceError('INVALID_ARGUMENT', message, { [what]: text })
+}
+
 /** The same, where every partition gets the same place. Throws `INVALID_ARGUMENT`. */
 export function parseOffsetSpec(text: string, what: string): OffsetSpec {
   const position = parsePosition(text, what)
@@ -40,6 +48,21 @@ export function parseOffsetSpec(text: string, what: string): OffsetSpec {
   throw new SluiceError('INVALID_ARGUMENT', `${what} takes one place for all partitions here, not ${text}`, {
     [what]: text,
   })
+}
+
+/** How far to skip: so many messages of each partition, or everything before a place; one of them. Throws `INVALID_ARGUMENT`. */
+export function skipOf(
+  count: number | undefined,
+  to: string | undefined,
+  what: string,
+): { count: number } | { to: number | 'latest' | { time: number | Date } } {
+  if ((count === undefined) === (to === undefined)) {
+    throw new SluiceError('INVALID_ARGUMENT', `give either count or ${what}: how many, or up to where`)
+  }
+  if (count !== undefined) return { count }
+  const place = parseOffsetSpec(to as string, what)
+  if (place !== 'earliest') return { to: place }
+  throw new SluiceError('INVALID_ARGUMENT', `${what}: there is nothing before the earliest`)
 }
 
 /** The offset of a place in one partition. A map without the partition, and no position at all, mean its start. */

@@ -57,8 +57,10 @@ export async function startServer(
 ): Promise<RunningServer> {
   checkExposure(options)
   checkListeners(options)
+  const webhooks = webhooksOf(options)
   const sluice = await openSluice(options, {
     autoCreateTopics: options.autoCreateTopics,
+    relay: options.relay,
     clock,
     onReport: ({ severity, message, ...report }) => {
       log[severity === 'warning' ? 'warn' : 'info'](`recovery: ${message}`, report)
@@ -84,6 +86,7 @@ export async function startServer(
     if (!isLoopback(options.host)) {
       log.warn('open to other machines, without TLS or authentication (--insecure)', { host: options.host })
     }
+    if (webhooks.length > 0) watch(options, webhooks, sluice, log)
     return running(options, sluice, listeners, addresses, log)
   } catch (error) {
     await Promise.all(listeners.map(listener => listener.drain(0)))
@@ -131,6 +134,38 @@ function checkListeners({ amqpPort: port }: ServeOptions): void {
   if (port === 'off') return
   const message = 'amqp-port: AMQP 0-9-1 is not served by this version; leave it off and use HTTP or Kafka'
   throw new SluiceError('UNSUPPORTED', message, { option: 'amqp-port', port })
+}
+
+/** Throws `INVALID_CONFIG`. */
+function webhooksOf({ alertWebhooks: text }: ServeOptions): string[] {
+  if (text === 'off') return []
+  const urls = text.split(',').map(url => url.trim())
+  const wrong = urls.find(url => !/^https?:$/.test(URL.parse(url)?.protocol ?? ''))
+  if (wrong === undefined) return urls
+  const message = `alert-webhooks: ${JSON.stringify(wrong)} is not an http(s) URL; more of them are separated by commas`
+  throw new SluiceError('INVALID_CONFIG', message, { key: 'alert-webhooks', value: text })
+}
+
+const severityLevels = { info: 'info', warning: 'warn', critical: 'error' } as const
+/** So many times the lag of a warning is critical. */
+const CRITICAL_LAG = 100
+
+/** Ends with the queue. */
+function watch(options: ServeOptions, webhooks: readonly string[], sluice: Sluice, log: Logger): void {
+  const { alertEveryMs: everyMs, alertLag: above, alertStuckMs: afterMs } = options
+  const alerts = sluice.alerts({
+    webhooks,
+    everyMs,
+    lag: [
+      { above, severity: 'warning' },
+      { above: above * CRITICAL_LAG, severity: 'critical' },
+    ],
+    stuck: { afterMs, severity: 'critical' },
+  })
+  alerts.on('alert', ({ severity, message, kind, subject, count }) => {
+    log[severityLevels[severity]](`alert: ${message}`, { kind, subject, count })
+  })
+  alerts.on('error', error => log.warn(error.message, { code: error.code }))
 }
 
 function mountKafka(options: ServeOptions, sluice: Sluice, log: Logger, clock: Clock): KafkaServer {

@@ -1,39 +1,77 @@
-/** Every engine, through the same suite. A Kafka cluster takes part if SLUICE_KAFKA_URL names one. */
+/** Every engine, through the same suites. A Kafka cluster takes part if SLUICE_KAFKA_URL names one. */
 
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll } from 'vitest'
+import { afterAll, vi } from 'vitest'
 import type { Engine } from '../../src/engine/engine.ts'
 import { openKafkaEngine } from '../../src/engine/kafka.ts'
-import { openLocalEngine } from '../../src/engine/local.ts'
+import { KafkaLink } from '../../src/engine/kafka-link.ts'
+import { LocalEngine, openLocalEngine } from '../../src/engine/local.ts'
 import { FakeEngine } from '../delivery/fake-engine.ts'
 import { TestServer } from '../server/running-server.ts'
+import { clientCrashSuite } from './client-crash-suite.ts'
 import { engineSuite } from './engine-suite.ts'
+import { type OpenedEngine, transactionSuite } from './transaction-suite.ts'
 
 const directories = mkdtempSync(join(tmpdir(), 'sluice-engines-'))
 afterAll(() => rmSync(directories, { recursive: true }))
 let count = 0
+const newDirectory = (): string => join(directories, String(count++))
+
+const openKafka = (url: string): Promise<Engine> => openKafkaEngine({ url, heartbeatMs: 50 })
+
+async function openLocal(url: string): Promise<OpenedEngine> {
+  const engine = await openLocalEngine({ url })
+  const another = async (): Promise<Engine> => {
+    const beside = new LocalEngine(engine.broker, url, true)
+    beside.close = async () => {} // the broker is the first one's
+    return beside
+  }
+  return { engine, another }
+}
+
+async function openServed(): Promise<OpenedEngine & { readonly url: string }> {
+  const server = await TestServer.start({ httpPort: 'off' })
+  const { url } = server.running.addresses.kafka!
+  const engine = closing(await openKafka(url), () => server[Symbol.asyncDispose]())
+  return { engine, another: () => openKafka(url), url }
+}
+
+/** The client takes the cluster for one whose transactions are those from before KIP-890. */
+const withoutFeatures = (open: () => Promise<OpenedEngine>) => async (): Promise<OpenedEngine> => {
+  const feature = vi.spyOn(KafkaLink.prototype, 'feature').mockReturnValue(0)
+  const opened = await open()
+  closing(opened.engine, async () => feature.mockRestore())
+  return opened
+}
 
 engineSuite('fake', async () => new FakeEngine())
 engineSuite('local, memory', () => openLocalEngine({ url: 'memory:' }))
-engineSuite('local, directory', () => openLocalEngine({ url: join(directories, String(count++)) }))
-engineSuite('kafka, sluice server', async () => {
-  const server = await TestServer.start({ httpPort: 'off' })
-  const engine = await openKafkaEngine({ url: server.running.addresses.kafka!.url, heartbeatMs: 50 })
-  return closing(engine, () => server[Symbol.asyncDispose]())
-})
+engineSuite('local, directory', () => openLocalEngine({ url: newDirectory() }))
+engineSuite('kafka, sluice server', async () => (await openServed()).engine)
+
+transactionSuite('local, memory', () => openLocal('memory:'))
+transactionSuite('local, directory', () => openLocal(newDirectory()))
+transactionSuite('kafka, sluice server', openServed)
+transactionSuite('kafka, sluice server, first version', withoutFeatures(openServed))
+clientCrashSuite('kafka, sluice server', openServed)
 
 const cluster = process.env.SLUICE_KAFKA_URL
 if (cluster !== undefined) {
-  engineSuite('kafka, cluster', async () => {
-    const engine = await openKafkaEngine({ url: cluster, heartbeatMs: 50 })
+  const openEmptied = async (): Promise<OpenedEngine & { readonly url: string }> => {
+    const engine = await openKafka(cluster)
     const topics = await engine.listTopics()
-    for (const topic of ['t', 'u']) if (topics.includes(topic)) await engine.deleteTopic(topic)
+    for (const topic of ['t', 'u', 'a', 'b', 'in', 'out'])
+      if (topics.includes(topic)) await engine.deleteTopic(topic)
     const groups = await engine.listGroups()
     for (const { group } of groups) if (['g', 'another'].includes(group)) await engine.deleteGroup(group)
-    return engine
-  })
+    return { engine, another: () => openKafka(cluster), url: cluster }
+  }
+  engineSuite('kafka, cluster', async () => (await openEmptied()).engine)
+  transactionSuite('kafka, cluster', openEmptied)
+  transactionSuite('kafka, cluster, first version', withoutFeatures(openEmptied))
+  clientCrashSuite('kafka, cluster', openEmptied)
 }
 
 /** Ends something else when the engine is closed. */

@@ -15,7 +15,7 @@ export function databaseSuite(name: string, make: () => Promise<TestDatabase>): 
       given = await make()
       database = given.database
       await migrate(database)
-    })
+    }, 120_000)
     afterAll(() => given.close())
     beforeEach(async () => {
       await database.query('DELETE FROM sluice_processed')

@@ -18,7 +18,7 @@ export function processedIdsSuite(name: string, make: () => Promise<TestStore>):
     let count = 0
     beforeAll(async () => {
       given = await make()
-    })
+    }, 120_000)
     afterAll(() => given.close())
 
     const fresh = (): string => `id-${count++}`

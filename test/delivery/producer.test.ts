@@ -599,6 +599,7 @@ describe('retries', () => {
     await clock.advance(1_000)
     expect(await refused[0]).toMatchObject({ code: 'TIMED_OUT', detail: { outcome: 'unknown' } })
     expect(await refused[1]).toMatchObject({ code: 'TIMED_OUT', detail: { outcome: 'refused' } })
+    await producer.flush() // everybody has been told: there is nothing to wait for
     const after = producer.send('t', text('c'))
     engine.release()
     await settle()

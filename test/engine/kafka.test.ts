@@ -4,7 +4,6 @@
  */
 
 import { mkdtempSync, rmSync } from 'node:fs'
-import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, describe, expect, test } from 'vitest'
@@ -18,6 +17,7 @@ import { CONTROL, lastOffset, patchChecksum, patchOffset } from '../../src/recor
 import { BatchBuilder } from '../../src/record/builder.ts'
 import { RecordCursor } from '../../src/record/cursor.ts'
 import { TestServer } from '../server/running-server.ts'
+import { LossyProxy, listen } from './lossy-proxy.ts'
 import { Holdings, ObservedMember } from './observed-member.ts'
 
 const cleanups: (() => unknown)[] = []
@@ -37,6 +37,12 @@ async function openEngine(url: string): Promise<Engine> {
   const engine = await openKafkaEngine({ url, heartbeatMs: 20 })
   cleanups.push(() => engine.close())
   return engine
+}
+
+async function startProxy(): Promise<LossyProxy> {
+  const proxy = await LossyProxy.start()
+  cleanups.push(() => proxy.close())
+  return proxy
 }
 
 function newDirectory(): string {
@@ -110,7 +116,8 @@ describe('a server that does not answer', () => {
   })
 
   test('something that is no Kafka server is refused', async () => {
-    const { port } = await listen(socket => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'))
+    const { port, close } = await listen(socket => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'))
+    cleanups.push(close)
     await expect(open(`kafka://127.0.0.1:${port}`)).rejects.toMatchObject({ code: 'UNREACHABLE' })
   })
 })
@@ -206,7 +213,7 @@ describe('a server that is started again', () => {
   })
 
   test('a batch without a sequence whose answer was lost is not sent again: nobody knows whether it was stored', async () => {
-    const proxy = await LossyProxy.start()
+    const proxy = await startProxy()
     const server = await startServer({ kafkaAdvertised: `127.0.0.1:${proxy.port}` })
     proxy.target = server.running.addresses.kafka!.port
     const engine = await openEngine(`kafka://127.0.0.1:${proxy.port}`)
@@ -429,7 +436,7 @@ test('after close no socket is left, and what was under way ends with CLOSED', a
 })
 
 test('closing does not wait for a server that does not answer', async () => {
-  const proxy = await LossyProxy.start()
+  const proxy = await startProxy()
   const server = await startServer({ kafkaAdvertised: `127.0.0.1:${proxy.port}` })
   proxy.target = server.running.addresses.kafka!.port
   const engine = await openKafkaEngine({ url: `kafka://127.0.0.1:${proxy.port}` })
@@ -462,59 +469,3 @@ test('error codes of Kafka are the names of the error table', () => {
     'INTERNAL',
   ])
 })
-
-interface Listening {
-  readonly server: Server
-  readonly port: number
-}
-
-/** A server on a free port that does this with each connection. */
-async function listen(onConnection: (socket: Socket) => void): Promise<Listening> {
-  const sockets = new Set<Socket>()
-  const server = createServer(socket => {
-    sockets.add(socket)
-    socket.on('error', () => {})
-    onConnection(socket)
-  })
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  cleanups.push(() => {
-    for (const socket of sockets) socket.destroy()
-    return new Promise(resolve => server.close(resolve))
-  })
-  return { server, port: (server.address() as AddressInfo).port }
-}
-
-/** Stands between a client and a server, and loses answers. */
-class LossyProxy {
-  target = 0
-  /** So many answers are swallowed, and their connection is cut. */
-  answersToDrop = 0
-  /** Nothing is passed on any more. */
-  isSilent = false
-  port = 0
-
-  static async start(): Promise<LossyProxy> {
-    const proxy = new LossyProxy()
-    const { port } = await listen(client => proxy.#connect(client))
-    proxy.port = port
-    return proxy
-  }
-
-  #connect(client: Socket): void {
-    const server = connect(this.target, '127.0.0.1')
-    server.on('error', () => client.destroy())
-    client.on('close', () => server.destroy())
-    server.on('close', () => client.destroy())
-    client.on('data', chunk => {
-      if (!this.isSilent) server.write(chunk)
-    })
-    server.on('data', chunk => {
-      if (this.isSilent) return
-      if (this.answersToDrop === 0) client.write(chunk)
-      else {
-        this.answersToDrop--
-        client.destroy()
-      }
-    })
-  }
-}

@@ -200,6 +200,8 @@ describe('retention', () => {
 
   test('on a full disk says DISK_FULL and goes on', async () => {
     const disk = new FaultyDisk({ seed: 1, clock: new HandClock(), delayMsMax: 0 })
+    disk.makeDirectory('/t-0')
+    await disk.syncDirectory('/')
     const log = await minutes({ disk, directory: '/t-0' }, 9, { retentionMs: 4 * MINUTE })
     disk.failNext('write', path => path.endsWith('checkpoint.tmp'))
     await expect(log.enforceRetention(START + 7 * MINUTE, 9)).rejects.toMatchObject({ code: 'DISK_FULL' })

@@ -33,8 +33,6 @@ export interface SimulationOptions {
   /** Puts something between the log and its disk; for planting bugs. */
   readonly disguise?: (disk: Disk) => Disk
   readonly trace?: (line: string) => void
-  /** How many of the compactions meet a failing sync of the folder. Default 0.15. */
-  readonly folderSyncFailure?: number
 }
 
 export type Outcome = Record<string, number>
@@ -358,7 +356,7 @@ class CompactionSimulation {
     const limit = random.chance(0.7) ? log.durableOffset : random.between(log.startOffset, log.endOffset)
     const others: Promise<void>[] = []
     // What a failed sync of the folder leaves in the dark is the hardest for a swap.
-    if (random.chance(this.#options.folderSyncFailure ?? 0.15)) {
+    if (random.chance(0.15)) {
       let before = random.below(8)
       this.#disk.failNext('sync', path => path === DIRECTORY && before-- === 0)
     }
@@ -381,14 +379,14 @@ class CompactionSimulation {
       },
     )
     for (let index = random.below(6); index > 0; index--) {
-      const choice = random.below(10)
+      const choice = random.below(13)
       this.#clock.after(random.fraction() * 8, () => {
         if (isOver || this.#disk.isDown || log !== this.#log || log.failure !== null) return
         this.#count('beside a compaction')
         if (choice < 6) this.#append()
         else if (choice < 7) this.#roll()
         else if (choice < 8) beside(log.checkpoint().catch(error => this.#expected(error)))
-        else if (choice < 9) beside(this.#readConcurrently())
+        else if (choice < 12) beside(this.#readConcurrently())
         else beside(this.#startDelete())
       })
     }

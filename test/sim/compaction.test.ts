@@ -1,9 +1,9 @@
 /**
  * The simulation of compaction over many seeds, and bugs planted to see that it finds them. `SLUICE_SIM_SEEDS` and
- * `SLUICE_SIM_SEED` as in `log.test.ts`.
+ * `SLUICE_SIM_SEED` as in `log.test.ts`. What a failed sync of the folder leaves in the dark takes a chain of events that only a seed
+ * in thousands has: bugs there are looked for by `../log/failed-sync.test.ts`, one moment after another.
  */
 
-import { basename, dirname } from 'node:path'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import type { Disk, DiskFile } from '../../src/lib/disk.ts'
 import { KeyMap } from '../../src/log/key-map.ts'
@@ -133,17 +133,6 @@ function plantedBugs(): void {
     expect(await firstFailure(800, { disguise })).toMatch(FOUND)
   })
 
-  test('what a failed sync has left in the dark is not done again', async () => {
-    const disguise = lying(disk => ({
-      rename(from, to) {
-        const isThere = disk.list(dirname(from)).includes(basename(from))
-        if (from.endsWith('.log.deleted') || (to.endsWith('.log.deleted') && !isThere)) return
-        disk.rename(from, to)
-      },
-    }))
-    expect(await firstFailure(3000, { disguise, folderSyncFailure: 0.6 })).toMatch(FOUND)
-  })
-
   test('a start takes a finished compaction back', async () => {
     const row = leftovers.find(({ name }) => name === 'swap') as {
       -readonly [K in keyof Leftover]: Leftover[K]
@@ -175,6 +164,6 @@ function plantedBugs(): void {
 
   test('readers stay in a segment that was replaced', async () => {
     vi.spyOn(Segment.prototype, 'removed', 'get').mockReturnValue(false)
-    expect(await firstFailure(400)).toMatch(FOUND)
+    expect(await firstFailure(1500)).toMatch(FOUND)
   })
 }

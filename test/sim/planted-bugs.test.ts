@@ -16,7 +16,7 @@ const planted = vi.hoisted(() => ({ noChecksum: false, trustingScan: false }))
 
 /** What the simulation says when something durable is gone, or something is there that should not be. */
 const LOST_OR_WRONG =
-  /acknowledged was|the start went|never appended|nothing was damaged|wrong bytes|stored twice|lost or added|without a cause/
+  /acknowledged was|the start went|never appended|nothing was damaged|wrong bytes|stored twice|lost or added|without a cause|is damaged/
 
 vi.mock(import('../../src/record/batch.ts'), async importOriginal => {
   const batch = await importOriginal()

@@ -21,6 +21,8 @@ export interface RequestObserver {
   request(method: string, route: string, status: number, seconds: number): void
 }
 
+const PARAM_CHARS_MAX = 1_000
+
 /** `server`: the listener that owns the sockets; requests reach the application through `app.routing`. */
 export function createApplication(
   server: Server,
@@ -32,6 +34,8 @@ export function createApplication(
   const app = Fastify({
     serverFactory: () => server,
     bodyLimit: limits.httpBodyBytesMax,
+    // ids of delayed messages and names of groups are longer than what is a parameter by default
+    routerOptions: { maxParamLength: PARAM_CHARS_MAX },
     // Values are stored as they come; nothing of a body is ever merged into an object of ours.
     onProtoPoisoning: 'ignore',
     onConstructorPoisoning: 'ignore',

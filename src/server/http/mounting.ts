@@ -14,8 +14,11 @@ import type { Logger } from '../logger.ts'
 import type { ServeOptions } from '../options.ts'
 import { version } from '../version.ts'
 import { createApplication } from './application.ts'
+import { addBacklogRoutes } from './backlog-routes.ts'
 import { addDeadLetterRoutes } from './dead-letter-routes.ts'
+import { addDelayRoutes } from './delay-routes.ts'
 import { type Acknowledged, addEndpoints, type IncomingMessage } from './endpoints.ts'
+import { addHalfRoutes } from './half-routes.ts'
 import type { Application, HttpServer } from './http-server.ts'
 import { type KafkaTraffic, Metrics } from './metrics.ts'
 
@@ -35,6 +38,9 @@ export async function mountHttp(
   const publish = publisher(sluice)
   addEndpoints(app, { engine, publish, clock, version, limits: options, draining: http.draining })
   addDeadLetterRoutes(app, sluice)
+  addDelayRoutes(app, sluice)
+  addHalfRoutes(app, sluice)
+  addBacklogRoutes(app, sluice)
   const stats = engine instanceof LocalEngine ? () => engine.broker.stats() : undefined
   metrics.serve(app, { engine, version, stats, connections: () => http.connections, kafka })
   await app.ready()

@@ -19,6 +19,7 @@ import { isSluiceError, SluiceError } from '../../errors.ts'
 import { ByteReader } from '../../lib/bytes.ts'
 import type { Clock, Timer } from '../../lib/clock.ts'
 import { Fifo } from '../../lib/fifo.ts'
+import { release, releaseOwned } from '../../lib/memory.ts'
 import {
   decodeRequestBody,
   decodeRequestHeader,
@@ -51,12 +52,20 @@ export interface Surroundings {
   readonly requestBytesMax: number
 }
 
+/** Memory that requests lie in: what was read from the socket in one go, or a request that was put together from several reads. */
+interface Received {
+  readonly bytes: Buffer
+  /** Requests that lie in it and are not answered, or whose bytes may be kept. */
+  users: number
+}
+
 /** A request on its way. */
 interface Exchange {
   readonly handler: Handler
   readonly header: RequestHeader
   /** Stands behind the header. Null once started. */
   reader: ByteReader | null
+  readonly received: Received
   readonly bytes: number
   state: 'waiting' | 'running' | 'answered'
   /** Null: there is none to send. */
@@ -164,12 +173,16 @@ export class Connection implements ConnectionContext, Holder {
     this.lastActive = this.#given.clock.monotonic()
     if (this.#isDraining || this.#isClosed) return
     try {
+      const shared: Received = { bytes: chunk, users: 0 }
       this.#splitter.push(chunk)
       for (let frame = this.#splitter.next(); frame !== null; frame = this.#splitter.next()) {
-        this.#waiting.push(this.#exchangeOf(frame))
+        const received = frame.buffer === chunk.buffer ? shared : { bytes: frame, users: 0 }
+        received.users++
+        this.#waiting.push(this.#exchangeOf(frame, received))
         this.#hold(frame.length, 0)
       }
       this.#hold(0, this.#splitter.pendingBytes - this.#partialBytes)
+      if (shared.users === 0) release(chunk) // what it holds of a request has been copied
     } catch (error) {
       this.#refuse(error)
       return
@@ -177,14 +190,14 @@ export class Connection implements ConnectionContext, Holder {
     this.#advance()
   }
 
-  #exchangeOf(frame: Buffer): Exchange {
+  #exchangeOf(frame: Buffer, received: Received): Exchange {
     const reader = new ByteReader(frame)
     const header = decodeRequestHeader(reader)
     const handler = this.#given.handlers.get(header.apiKey)
     if (handler === undefined) {
       throw new SluiceError('MALFORMED_REQUEST', `there is no API ${header.apiKey} here`, { ...header })
     }
-    return { handler, header, reader, bytes: frame.length, state: 'waiting', answer: null }
+    return { handler, header, reader, received, bytes: frame.length, state: 'waiting', answer: null }
   }
 
   #hold(complete: number, partial: number): void {
@@ -278,6 +291,7 @@ export class Connection implements ConnectionContext, Holder {
       return
     }
     exchange.state = 'answered'
+    if (handler.releasing === true && --exchange.received.users === 0) release(exchange.received.bytes)
     this.#running--
     this.#advance()
   }
@@ -316,7 +330,13 @@ export class Connection implements ConnectionContext, Holder {
     }
     this.lastActive = this.#given.clock.monotonic()
     this.#given.traffic.counters.bytesOut += answer.bytes
-    for (const part of answer.parts) this.#socket.write(part)
+    const { parts } = answer
+    const last = parts.length - 1
+    for (let index = 0; index < last; index++) this.#socket.write(parts[index])
+    this.#socket.write(parts[last], error => {
+      // After an error the system may still be busy with them.
+      if (!error) for (const part of parts) releaseOwned(part)
+    })
   }
 
   /** Everything is answered: closes when the client has taken it. */

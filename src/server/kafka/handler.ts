@@ -45,6 +45,11 @@ export interface Handler<Request extends Fields = Fields, Response extends Field
    */
   readonly overlapping?: boolean
   /**
+   * Whether nothing looks at the bytes of the request once it is answered: their memory is given back then, not when the garbage
+   * collector comes for it. Default false.
+   */
+  readonly releasing?: boolean
+  /**
    * Answers a request. What it does to the broker it does in the turn of the call, as far as the order of requests matters; the answer may come later.
    * Null: no response at all (Produce with acks=0). What it throws ends in the error of the whole response where there is one, or closes the connection.
    */

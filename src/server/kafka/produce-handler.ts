@@ -94,6 +94,7 @@ export const produceHandler = {
     return pending.length === 0 ? response : Promise.all(pending).then(() => response)
   }),
   overlapping: true,
+  releasing: true,
 }
 
 const emptyResult = (index: number): PartitionResult => ({

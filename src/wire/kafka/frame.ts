@@ -24,6 +24,7 @@ const API_VERSIONS = 18
 const SIZE_BYTES = 4
 /** What is set aside at once for a frame that comes in pieces. */
 const FRAME_CAPACITY = 1024 * 1024
+const EMPTY = Buffer.alloc(0)
 
 export interface RequestHeader {
   readonly apiKey: number
@@ -142,7 +143,7 @@ function skipTags(reader: ByteReader): void {
 export class FrameSplitter {
   /** Largest frame, without its size. May be changed while no frame is being put together. */
   bytesMax: number
-  #chunk: Buffer = Buffer.alloc(0)
+  #chunk: Buffer = EMPTY
   /** Position in the chunk. */
   #at = 0
   /** The size of the current frame, as far as its bytes have come. */
@@ -189,6 +190,9 @@ export class FrameSplitter {
       this.#filled = 0
       return frame
     }
+    // The bytes are not held on to: who pushed them may give their memory back.
+    this.#chunk = EMPTY
+    this.#at = 0
     return null
   }
 

@@ -1,0 +1,589 @@
+/**
+ * The relay of delayed messages: a member of the group `_sluice.relay` that moves messages down the ladder (delay-topics.ts) and, when they
+ * are due, into their targets. Several share the partitions of the rungs; when one is gone, others go on where it was.
+ *
+ *     rung ──▶ time there over? ── no: pause the partition, one timer ──▶ …
+ *                │ yes
+ *                ├─ cancelled ─────────────────▶ dropped, and the cancellation forgotten
+ *                ├─ more than 1.5 s left ──────▶ the next rung
+ *                └─ less ──▶ timing wheel ─due─▶ target; of a schedule: and the next occurrence into its rung
+ *
+ * Invariants:
+ * - A message is finished in the ledger of its rung exactly when it is in the next rung or the target: one transaction (settler.ts). The generation
+ *   of the group fences a relay that was thought dead.
+ * - Nothing is delivered before its time by this process's clock.
+ * - A cancellation that was stored a second before a message is due is known before that is delivered: `KeyTable.freshAt`.
+ * - In memory are only messages that are about to move, no more than `IN_HAND_MAX` and `IN_HAND_BYTES_MAX`.
+ */
+
+import type { CommittedOffset, Engine, TopicPartition } from '../engine/engine.ts'
+import { isSluiceError, SluiceError } from '../errors.ts'
+import type { Clock, Timer } from '../lib/clock.ts'
+import { TimingWheel } from '../lib/timing-wheel.ts'
+import { Consumer } from './consumer.ts'
+import type { AssignmentHooks } from './consumer-options.ts'
+import { deadLetterTopicOf, letterMessage } from './dead-letters.ts'
+import {
+  cancelledTopic,
+  type DelayTopics,
+  type Rung,
+  rungFor,
+  rungs,
+  schedulesTopic,
+  WHEEL_MS,
+} from './delay-topics.ts'
+import { deliveryOf, readWaiting, type Waiting, withoutRoute } from './delayed-message.ts'
+import { isSame } from './fetcher.ts'
+import { KeyTable } from './key-table.ts'
+import type { Message, MessageBatch } from './message.ts'
+import { rawTopic } from './raw-topic.ts'
+import { nextOccurrence, occurrenceOf, readSchedule, type StoredSchedule } from './schedule-record.ts'
+import { type Holding, type Publication, Settler, substitutesOf } from './settler.ts'
+import { errorStory } from './system-headers.ts'
+import type { AnyTopic } from './topic.ts'
+import { Transactions } from './transaction.ts'
+
+export interface DelayRelaySetting {
+  readonly engine: Engine
+  readonly clock: Clock
+  readonly clientId: string
+  readonly topics: DelayTopics
+  /** Something went wrong that the relay goes on from by itself. */
+  warn(error: SluiceError): void
+}
+
+export const RELAY_GROUP = '_sluice.relay'
+/**
+ * One relay at a time has an engine in this process, so the next one may end what it left behind at once. Those of a cluster have names of
+ * their own, and what they leave behind ends with the transaction's time.
+ */
+const LOCAL_TRANSACTIONAL_ID = '_sluice.relay'
+const TRANSACTION_MS = 10_000
+/** In this process members do not vanish, and fetches wake at once: nothing need be asked often. */
+const local = { sessionTimeoutMs: 1_800_000, waitMs: 3_600_000 }
+const remote = { sessionTimeoutMs: 10_000, waitMs: 500 }
+/** Small: a partition whose first message is not due is read in vain. */
+const FETCH_BYTES_MAX = 256 * 1024
+const BUFFER_BYTES_MAX = 4 * 1024 * 1024
+/** Messages on their way, and their bytes. */
+const IN_HAND_MAX = 100_000
+const IN_HAND_BYTES_MAX = 32 * 1024 * 1024
+/** What an entry costs beside the message's bytes, roughly. */
+const ENTRY_BYTES = 500
+/** A rung is not looked at more often; what it holds has at least so long left. */
+const HOLD_MS_MIN = 100
+/** Cancellations and changes of schedules are known after so long. */
+const STALE_MS = 500
+const REFRESH_MS_MAX = 1_000
+const RESTART_MS = 1_000
+const TRIM_MS = 60_000
+/** So many messages of a partition must be done before they are deleted. */
+const TRIM_MESSAGES = 10_000
+/** A cancellation of what never came is forgotten so long after its time. */
+const FORGET_MS = 3_600_000
+const TARGETS_MAX = 1_000
+
+/** One session after the other: one that fails is followed by a new one, which begins from what is committed. */
+export class DelayRelay {
+  readonly #setting: DelayRelaySetting
+  #session: Session | null = null
+  #running: Promise<void> | null = null
+  #isStopping = false
+  #wake: (() => void) | null = null
+
+  constructor(setting: DelayRelaySetting) {
+    this.#setting = setting
+  }
+
+  /** Makes the topics and begins. Rejects with `UNSUPPORTED`, and with what topics cannot be made for. */
+  async start(): Promise<void> {
+    await this.#setting.topics.prepare()
+    if (this.#running !== null || this.#isStopping) return
+    this.#running = this.#run()
+  }
+
+  /** Carries out what has begun, gives its partitions back, and resolves. */
+  async stop(): Promise<void> {
+    this.#isStopping = true
+    this.#wake?.()
+    await this.#session?.stop()
+    await this.#running
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#isStopping) {
+      this.#session = new Session(this.#setting)
+      try {
+        await this.#session.run()
+      } catch (error) {
+        if (!this.#isStopping) this.#setting.warn(asSluiceError(error))
+      }
+      this.#session = null
+      if (!this.#isStopping) await this.#pause()
+    }
+  }
+
+  async #pause(): Promise<void> {
+    await new Promise<void>(resolve => {
+      const timer = this.#setting.clock.after(RESTART_MS, resolve)
+      this.#wake = () => {
+        timer.cancel()
+        resolve()
+      }
+    })
+    this.#wake = null
+  }
+}
+
+/** A partition of a rung. */
+interface Lane {
+  readonly holding: Holding
+  readonly rung: Rung
+  /** Set while its first message is not due. */
+  timer: Timer | null
+  /** Waits for room in memory or in its ledger. */
+  isFull: boolean
+  isGoing: boolean
+  messages: number
+  bytes: number
+  trimmedTo: number
+}
+
+/** A message on its way. */
+interface Entry {
+  readonly lane: Lane
+  readonly offset: number
+  readonly bytes: number
+  readonly waiting: Waiting
+}
+
+class Session implements AssignmentHooks {
+  readonly #setting: DelayRelaySetting
+  readonly #clock: Clock
+  readonly #consumer: Consumer<AnyTopic>
+  readonly #transactions: Transactions
+  readonly #transactionalId: string | undefined
+  readonly #settler: Settler
+  readonly #wheel: TimingWheel<Entry>
+  readonly #cancelled: KeyTable<number>
+  readonly #schedules: KeyTable<StoredSchedule>
+  readonly #lanes = new Map<string, Lane>()
+  readonly #targets = new Map<string, ReturnType<typeof rawTopic>>()
+  #timer: Timer | null = null
+  #timerAt = 0
+  #isFiring = false
+  #trimTimer: Timer | null = null
+  #messages = 0
+  #bytes = 0
+  #refusal: SluiceError | null = null
+  #failure: { readonly error: unknown } | null = null
+
+  constructor(setting: DelayRelaySetting) {
+    const { engine, clock, clientId } = setting
+    const pace = engine.supports.losesAnswers ? remote : local
+    this.#setting = setting
+    this.#clock = clock
+    this.#wheel = new TimingWheel(clock.now())
+    this.#transactionalId = engine.supports.losesAnswers ? undefined : LOCAL_TRANSACTIONAL_ID
+    this.#transactions = new Transactions(engine, clock, `${clientId}-relay`, true, setting.topics)
+    const table = { engine, clock, waitMs: pace.waitMs, warn: (error: SluiceError) => setting.warn(error) }
+    this.#cancelled = new KeyTable({
+      ...table,
+      topic: cancelledTopic as AnyTopic,
+      read: (_, message) => Number(message.text()),
+    })
+    this.#schedules = new KeyTable({ ...table, topic: schedulesTopic as AnyTopic, read: readSchedule })
+    this.#consumer = new Consumer<AnyTopic>(
+      {
+        topics: rungs.map(rung => rung.topic as AnyTopic),
+        group: RELAY_GROUP,
+        autoCommit: false,
+        concurrency: 16,
+        partitionBytesMax: FETCH_BYTES_MAX,
+        bufferBytesMax: BUFFER_BYTES_MAX,
+        rebalanceTimeoutMs: TRANSACTION_MS,
+        ...pace,
+      },
+      { engine, clock, clientId: `${clientId}-relay`, hooks: this, background: true },
+    )
+    this.#consumer.on('error', error => setting.warn(error))
+    this.#settler = new Settler({
+      clock,
+      pauseMs: 0,
+      commit: offsets => this.#consumer.commit(offsets),
+      transact: body => this.#transact(body),
+      stage: (transaction, offsets) => transaction.commit(this.#consumer as unknown as Consumer, offsets),
+      committed: partitions => engine.committed(RELAY_GROUP, partitions),
+      refused: (publications, error) => this.#refused(publications, error),
+      warn: error => setting.warn(error),
+      fail: error => this.#fail(error),
+      settled: () => this.#settled(),
+    })
+  }
+
+  /** Until it is stopped, or cannot go on. */
+  async run(): Promise<void> {
+    try {
+      await Promise.all([this.#cancelled.start(), this.#schedules.start()])
+      await this.#transact(async () => {}) // ends what was left behind under its name
+      await this.#consumer.runBatch(batch => this.#take(batch as unknown as MessageBatch<unknown, unknown>))
+      if (this.#failure !== null) throw (this.#failure as { error: unknown }).error
+    } finally {
+      this.#timer?.cancel()
+      this.#trimTimer?.cancel()
+      await this.#consumer.stop()
+      this.#settler.close()
+      await Promise.all([this.#cancelled.stop(), this.#schedules.stop()])
+      await this.#transactions.close()
+    }
+  }
+
+  async stop(): Promise<void> {
+    await this.#consumer.stop()
+  }
+
+  #transact(body: Parameters<Transactions['run']>[0]): Promise<void> {
+    const options = { transactionalId: this.#transactionalId, timeoutMs: TRANSACTION_MS }
+    return this.#transactions.run(body, options) as Promise<void>
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= { error }
+    void this.#consumer.stop()
+  }
+
+  // Partitions.
+
+  taken(of: TopicPartition, position: number, committed: CommittedOffset | undefined): void {
+    const rung = rungs.find(({ topic }) => topic.name === of.topic) as Rung
+    this.#lanes.set(keyOf(of), {
+      holding: this.#settler.take(of, position, committed),
+      rung,
+      timer: null,
+      isFull: false,
+      isGoing: false,
+      messages: 0,
+      bytes: 0,
+      trimmedTo: committed?.offset ?? position,
+    })
+  }
+
+  async giveUp(partitions: readonly TopicPartition[], deadlineMs: number): Promise<void> {
+    for (const of of partitions) {
+      const lane = this.#lanes.get(keyOf(of))
+      if (lane === undefined) continue
+      lane.isGoing = true
+      lane.timer?.cancel()
+    }
+    const deadline = Promise.withResolvers<void>()
+    const timer = this.#clock.after(deadlineMs, deadline.resolve)
+    await Promise.race([this.#settler.flush(), deadline.promise])
+    timer.cancel()
+    this.lost(partitions)
+  }
+
+  lost(partitions: readonly TopicPartition[]): void {
+    this.#settler.drop(partitions)
+    for (const of of partitions) {
+      const lane = this.#lanes.get(keyOf(of))
+      if (lane === undefined) continue
+      this.#lanes.delete(keyOf(of))
+      lane.isGoing = true
+      lane.timer?.cancel()
+      this.#messages -= lane.messages
+      this.#bytes -= lane.bytes
+    }
+  }
+
+  // Taking messages out of a rung.
+
+  #take(batch: MessageBatch<unknown, unknown>): void {
+    const lane = this.#lanes.get(keyOf(batch))
+    if (lane === undefined || lane.isGoing) return
+    const { rung, holding } = lane
+    const now = this.#clock.now()
+    for (const message of batch) {
+      const waitMs = rung.holdMs === 0 ? 0 : message.timestamp + rung.holdMs - now
+      if (waitMs > 0) {
+        this.#holdBack(lane, message.offset, waitMs)
+        return
+      }
+      const isFull = this.#messages >= IN_HAND_MAX || this.#bytes >= IN_HAND_BYTES_MAX
+      if (isFull || !holding.ledger.hasRoomFor(message.offset)) {
+        lane.isFull = true
+        this.#setBack(lane, message.offset)
+        return
+      }
+      if (holding.ledger.begin(message.offset)) this.#begin(lane, message, now)
+    }
+    holding.ledger.pass(batch.lastOffset + 1)
+    this.#arm()
+  }
+
+  #holdBack(lane: Lane, offset: number, waitMs: number): void {
+    this.#setBack(lane, offset)
+    lane.timer = this.#clock.after(Math.max(waitMs, HOLD_MS_MIN), () => {
+      lane.timer = null
+      this.#consumer.resume([lane.holding])
+    })
+  }
+
+  /** Nothing of what was read from there on is kept. */
+  #setBack(lane: Lane, offset: number): void {
+    const { topic, partition } = lane.holding
+    void this.#consumer.seek({ topic, partition, offset })
+    this.#consumer.pause([lane.holding])
+    this.#arm()
+  }
+
+  #begin(lane: Lane, message: Message<unknown, unknown>, now: number): void {
+    const waiting = readWaiting(message) ?? strange(lane, message)
+    const bytes = ENTRY_BYTES + (waiting.key?.length ?? 0) + (waiting.value?.length ?? 0)
+    const entry: Entry = { lane, offset: message.offset, bytes, waiting }
+    lane.messages++
+    lane.bytes += bytes
+    this.#messages++
+    this.#bytes += bytes
+    const remainingMs = waiting.dueAt - now
+    if (remainingMs <= WHEEL_MS) this.#wheel.schedule(waiting.dueAt, entry)
+    else if (this.#cancelled.values.has(waiting.id)) this.#drop(entry)
+    else {
+      const { key, value, headers } = waiting
+      this.#finish(entry, [{ topic: rungFor(remainingMs).topic, message: outgoing({ key, value, headers }) }])
+    }
+  }
+
+  // What is due.
+
+  #arm(): void {
+    const at = this.#wheel.nextAt()
+    if (this.#isFiring || at === null || (this.#timer !== null && this.#timerAt <= at)) return
+    this.#timer?.cancel()
+    this.#timerAt = at
+    this.#timer = this.#clock.after(Math.max(0, at - this.#clock.now()), () => {
+      this.#timer = null
+      void this.#fire()
+    })
+  }
+
+  async #fire(): Promise<void> {
+    this.#isFiring = true
+    const stale = this.#clock.now() - STALE_MS
+    if (this.#cancelled.freshAt < stale) await this.#refresh(this.#cancelled)
+    if (this.#schedules.freshAt < stale) await this.#refresh(this.#schedules)
+    this.#wheel.advance(this.#clock.now(), entry => this.#deliver(entry))
+    this.#isFiring = false
+    this.#arm()
+  }
+
+  /** Whether it knows everything by now. */
+  async #refresh(table: KeyTable<unknown>): Promise<boolean> {
+    try {
+      return await table.refresh(REFRESH_MS_MAX)
+    } catch (error) {
+      this.#setting.warn(asSluiceError(error))
+      return false
+    }
+  }
+
+  #deliver(entry: Entry): void {
+    const { waiting, lane } = entry
+    if (lane.holding.isLost) return
+    const occurrence = occurrenceOf(waiting)
+    if (waiting.target === lane.rung.topic.name) this.#bury(entry)
+    else if (occurrence !== null) this.#deliverOccurrence(entry, occurrence, true)
+    else if (this.#cancelled.values.has(waiting.id)) this.#drop(entry)
+    else this.#finish(entry, [this.#delivery(waiting)])
+  }
+
+  /** An occurrence of a schedule that was changed or removed is nothing any more. One that was cancelled is passed over. */
+  #deliverOccurrence(
+    entry: Entry,
+    occurrence: { readonly name: string; readonly version: string },
+    mayBeStale: boolean,
+  ): void {
+    const { waiting } = entry
+    const schedule = this.#schedules.values.get(occurrence.name)
+    if (schedule?.version !== occurrence.version) {
+      if (mayBeStale) void this.#askAgain(entry, occurrence)
+      else this.#finish(entry, [])
+      return
+    }
+    const now = this.#clock.now()
+    const isCancelled = this.#cancelled.values.has(waiting.id)
+    const publications: Publication[] = isCancelled ? [forgetting(waiting.id)] : [this.#delivery(waiting)]
+    const next = nextOccurrence(schedule, Math.max(now, waiting.dueAt))
+    if (next !== null) {
+      publications.push({ topic: rungFor(next.dueAt - now).topic, message: outgoing(next.message) })
+    }
+    this.#finish(entry, publications)
+  }
+
+  /** The schedule may have been set a moment ago. */
+  async #askAgain(
+    entry: Entry,
+    occurrence: { readonly name: string; readonly version: string },
+  ): Promise<void> {
+    const isKnown = await this.#refresh(this.#schedules)
+    if (entry.lane.holding.isLost) return
+    if (isKnown) this.#deliverOccurrence(entry, occurrence, false)
+    else {
+      this.#wheel.schedule(this.#clock.now() + REFRESH_MS_MAX, entry)
+      this.#arm()
+    }
+  }
+
+  #delivery(waiting: Waiting): Publication {
+    return {
+      topic: this.#target(waiting.target),
+      message: outgoing(deliveryOf(waiting)),
+      // asked for right after `#refused`
+      instead: () => this.#letter(waiting, this.#refusal as SluiceError),
+    }
+  }
+
+  #target(name: string): ReturnType<typeof rawTopic> {
+    const known = this.#targets.get(name)
+    if (known !== undefined) return known
+    if (this.#targets.size >= TARGETS_MAX) this.#targets.clear()
+    const target = rawTopic(name)
+    this.#targets.set(name, target)
+    return target
+  }
+
+  #drop(entry: Entry): void {
+    const { id } = entry.waiting
+    this.#finish(entry, [forgetting(id)], () => this.#cancelled.forget(id))
+  }
+
+  /** Somebody has written something into the rung that is no delayed message. */
+  #bury(entry: Entry): void {
+    const message = `${entry.waiting.target}/${entry.lane.holding.partition} offset ${entry.offset} is no delayed message`
+    const error = new SluiceError('INVALID_RECORD', message, { topic: entry.waiting.target })
+    this.#setting.warn(error)
+    this.#finish(entry, [this.#letter(entry.waiting, error)])
+  }
+
+  #finish(entry: Entry, publications: readonly Publication[], then?: () => void): void {
+    const { lane, offset, bytes } = entry
+    this.#settler.finishWith(lane.holding, offset, publications, () => {
+      lane.messages--
+      lane.bytes -= bytes
+      if (!lane.holding.isLost) {
+        this.#messages--
+        this.#bytes -= bytes
+      }
+      then?.()
+    })
+  }
+
+  // What cannot be delivered.
+
+  #refused(publications: readonly Publication[], error: SluiceError): readonly Publication[] | null {
+    this.#refusal = error
+    this.#setting.warn(error)
+    return substitutesOf(publications)
+  }
+
+  #letter(waiting: Waiting, error: SluiceError): Publication {
+    const now = this.#clock.now()
+    const { key, value, target, partition = -1, timestamp = waiting.dueAt } = waiting
+    const story = {
+      topic: target,
+      partition,
+      offset: -1,
+      timestamp,
+      group: RELAY_GROUP,
+      attempts: 1,
+      firstFailureAt: now,
+      lastFailureAt: now,
+      error: { ...errorStory(error), name: error.code },
+    }
+    const letter = letterMessage(
+      { key, value, headers: withoutRoute(waiting.headers), deadAt: now },
+      story,
+      'rejected',
+    )
+    const topic = deadLetterTopicOf(target, RELAY_GROUP) as AnyTopic
+    const message = outgoing({ ...letter, key: Buffer.from(waiting.id) })
+    // too large with its story, perhaps: the story alone
+    const instead = () => ({ topic, message: outgoing({ ...message, value: Buffer.alloc(0) }) })
+    return { topic, message, instead }
+  }
+
+  // Afterwards.
+
+  #settled(): void {
+    this.#trimTimer ??= this.#clock.after(TRIM_MS, () => void this.#trim())
+    if (this.#messages >= IN_HAND_MAX || this.#bytes >= IN_HAND_BYTES_MAX) return
+    for (const lane of this.#lanes.values()) {
+      if (!lane.isFull || lane.isGoing) continue
+      lane.isFull = false
+      this.#consumer.resume([lane.holding])
+    }
+  }
+
+  /** Deletes messages that have moved on, and cancellations of what never came. */
+  async #trim(): Promise<void> {
+    const { engine } = this.#setting
+    try {
+      if (engine.supports.deleteRecords && this.#lanes.size > 0) {
+        for (const commit of await this.#consumer.committed()) {
+          const lane = this.#lanes.get(keyOf(commit))
+          if (lane === undefined || commit.offset - lane.trimmedTo < TRIM_MESSAGES) continue
+          await engine.deleteRecords(commit.topic, commit.partition, commit.offset)
+          lane.trimmedTo = commit.offset
+        }
+      }
+      await this.#forgetCancelled()
+    } catch (error) {
+      if (this.#lanes.size > 0) this.#setting.warn(asSluiceError(error))
+    }
+    this.#trimTimer = null // the next one when something was settled
+  }
+
+  async #forgetCancelled(): Promise<void> {
+    const isMine = [...this.#lanes.values()].some(({ holding }) =>
+      isSame(holding, { topic: rungs[0].topic.name, partition: 0 }),
+    )
+    if (!isMine) return
+    const before = this.#clock.now() - FORGET_MS
+    const over = [...this.#cancelled.values].filter(([, dueAt]) => !(dueAt >= before)).map(([id]) => id)
+    if (over.length === 0) return
+    await this.#transactions.run(async transaction => {
+      for (const id of over.slice(0, IN_HAND_MAX)) {
+        const { topic, message } = forgetting(id)
+        void transaction.publish(topic, message as never)
+      }
+    }, {})
+  }
+}
+
+const keyOf = ({ topic, partition }: TopicPartition): string => `${topic}/${partition}`
+
+/** Bytes for a topic of bytes: the compiler cannot see that they belong together. */
+const outgoing = (message: object): Publication['message'] => message as Publication['message']
+
+const forgetting = (id: string): Publication => ({
+  topic: cancelledTopic as AnyTopic,
+  message: outgoing({ key: Buffer.from(id), value: null }),
+})
+
+/** What is no delayed message, as one that is due now and addressed to the rung that it lies in. */
+function strange({ rung, holding }: Lane, message: Message<unknown, unknown>): Waiting {
+  return {
+    id: `${rung.name}-${holding.partition}-${message.offset}`,
+    dueAt: 0,
+    target: rung.topic.name,
+    partition: holding.partition,
+    timestamp: message.timestamp,
+    key: message.keyBytes,
+    value: message.valueBytes,
+    headers: message.headerList(),
+  }
+}
+
+const asSluiceError = (error: unknown): SluiceError =>
+  isSluiceError(error)
+    ? error
+    : new SluiceError('INTERNAL', `the relay of delayed messages stopped: ${String(error)}`, {}, error)
