@@ -8,6 +8,7 @@
  * Invariants:
  *  - bytes get into the cache only after the disk has taken them, so the cache never knows more than the page cache does;
  *  - the chunks of all files together take at most `bytesMax`; the chunk that was begun first goes first;
+ *  - a file that is only written, and not read, is not kept: a reader that comes later reads from the disk, and from then on it is;
  *  - what was cut off or overwritten is forgotten; memory that a reader may hold is never written again (`chunks.ts`).
  *
  * Only files ending in `.log` are cached. Left to others: checking what comes from the disk, and having only one writer per file: a
@@ -77,11 +78,16 @@ class TailCache implements ChunkOwner {
   }
 }
 
+/** Written since anybody read a file: from there on its bytes are not kept, for copying them costs more than a read from the page cache. */
+const UNREAD_BYTES_MAX = 8 * 1024 * 1024
+
 class CachedFile implements DiskFile {
   readonly path: string
   readonly #inner: DiskFile
   readonly #cache: TailCache
   readonly #tail: ChunkList
+  /** Bytes written since the last read. */
+  #unreadBytes = 0
 
   constructor(inner: DiskFile, cache: TailCache) {
     this.path = inner.path
@@ -99,12 +105,18 @@ class CachedFile implements DiskFile {
     this.#forgetFrom(position)
     this.#inner.write(bytes, position)
     if (position + bytes.length < this.#inner.size()) return
+    this.#unreadBytes += bytes.length
+    if (this.#unreadBytes > UNREAD_BYTES_MAX) {
+      this.#tail.clear(position + bytes.length)
+      return
+    }
     if (this.#tail.end !== position) this.#tail.clear(position)
     this.#tail.append(bytes)
     this.#cache.evict()
   }
 
   read(position: number, bytesMax: number): Uint8Array | Promise<Uint8Array> {
+    this.#unreadBytes = 0
     return this.#tail.read(position, bytesMax) ?? this.#inner.read(position, bytesMax)
   }
 

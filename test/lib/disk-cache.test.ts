@@ -46,6 +46,16 @@ describe('reads', () => {
     expect(other.buffer).toBe(one.buffer)
   })
 
+  test('of a file that has long not been read go to the disk, until it is read again', () => {
+    disk = cachedDisk(faulty, { bytesMax: 64 * MiB })
+    const file = disk.open('a.log', 'create')
+    for (let index = 0; index < 12; index++) append(file, Buffer.alloc(MiB))
+    expect(isCached(file, 11 * MiB)).toBe(false)
+    append(file, Buffer.alloc(MiB))
+    expect(isCached(file, 12 * MiB)).toBe(true)
+    expect(isCached(file, 11 * MiB)).toBe(false)
+  })
+
   test('of what was there before go to the disk', async () => {
     const before = disk.open('a.log', 'create')
     append(before, Buffer.from('old'))
