@@ -1,0 +1,31 @@
+/** Writes orders and their messages in one transaction, as fast as it goes; rolls some back. Killed at any moment. */
+
+import { inTransaction } from '../../../src/database/database.ts'
+import { outbox } from '../../../src/database/outbox.ts'
+import { openDatabase, progress, taskOf } from './database-of.ts'
+
+const task = taskOf()
+const { database } = openDatabase(task)
+const KEYS = 5
+
+class RolledBack extends Error {}
+
+for (let step = 0; ; step++) {
+  try {
+    await inTransaction(database, async tx => {
+      const orders = 1 + (step % 3)
+      for (let index = 0; index < orders; index++) {
+        const key = `${task.name}-${(step + index) % KEYS}`
+        await tx.query('INSERT INTO orders (order_key) VALUES (?)', [key])
+        const last = tx.dialect === 'mysql' ? 'SELECT LAST_INSERT_ID() AS id' : 'SELECT lastval() AS id'
+        const { rows } = await tx.query(last)
+        await outbox(tx).publish('orders', { key, value: String(rows[0].id) })
+      }
+      if (step % 5 === 4) throw new RolledBack()
+    })
+    progress('committed')
+  } catch (error) {
+    if (error instanceof RolledBack) continue
+    await new Promise(resolve => setTimeout(resolve, 50)) // the database is away
+  }
+}
