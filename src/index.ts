@@ -1,5 +1,70 @@
 /** The public module: everything a program may import from 'sluice', by name. */
 
+export {
+  type DatabaseLike,
+  databaseOf,
+  type HeldConnection,
+  inTransaction,
+  type SqlDatabase,
+} from './database/database.ts'
+export {
+  type IdempotentHandler,
+  type IdempotentOptions,
+  type IdempotentStats,
+  idempotent,
+  type Mark,
+  messageId,
+} from './database/idempotent.ts'
+export {
+  type Inbox,
+  type InboxEvents,
+  type InboxHandler,
+  type InboxOptions,
+  inbox,
+} from './database/inbox.ts'
+export {
+  type FailedRow,
+  type Outbox,
+  OutboxAdmin,
+  type OutboxOptions,
+  type OutboxStatus,
+  outbox,
+} from './database/outbox.ts'
+export {
+  type OutboxRelay,
+  type OutboxRelayEvents,
+  type OutboxRelayOptions,
+  outboxRelay,
+} from './database/outbox-relay.ts'
+export {
+  type Claim,
+  memoryProcessedIds,
+  type ProcessedIds,
+  type ProcessedIdsOptions,
+  type RedisLike,
+  redisProcessedIds,
+  sqlProcessedIds,
+} from './database/processed-ids.ts'
+export {
+  type ReconcileEntry,
+  type ReconcileOptions,
+  type ReconcileReport,
+  type ReconcileSchedule,
+  type ReconcileSource,
+  type Reconciliation,
+  type ReconciliationEvents,
+  reconcile,
+  reconcileEvery,
+} from './database/reconcile.ts'
+export type { ReconcileSide } from './database/reconcile-sightings.ts'
+export {
+  type QuerySourceOptions,
+  querySource,
+  type TopicSourceOptions,
+  topicSource,
+} from './database/reconcile-sources.ts'
+export { migrate, migrationStatements } from './database/schema.ts'
+export type { Dialect, SessionLike, SqliteLike, SqlResult, SqlSession, SqlValue } from './database/session.ts'
 export type { Alert, AlertEvents, AlertOptions, Alerts, LagRule, Severity } from './delivery/alerts.ts'
 export type { Backlog, Diverted, DivertOptions, SkipOptions } from './delivery/backlog.ts'
 export type { CircuitBreakerOptions } from './delivery/circuit-breaker.ts'
@@ -21,6 +86,7 @@ export type {
   DeadLetterTable,
   ReplayOptions,
 } from './delivery/dead-letters.ts'
+export type { Deduplicated, DeduplicateOptions, Identified } from './delivery/dedup.ts'
 export type { DelayedMessage, DelayedPage } from './delivery/delayed.ts'
 export type { DelaySpec } from './delivery/delayed-message.ts'
 export type { FailureOutcome, Order } from './delivery/dispatch.ts'

@@ -43,7 +43,7 @@ async function timed(work: () => Promise<void>): Promise<number> {
 
 /** `flush: 'always'`: everything that is acknowledged is on the disk. */
 async function sluice({ jobs, concurrency, directory }: Task): Promise<Figures> {
-  const { open } = await import('sluice')
+  const { open } = await import('../../src/index.ts')
   const mq = await open({ url: directory })
   await mq.createTopic('jobs')
   const sendMs = await timed(async () => {

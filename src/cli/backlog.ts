@@ -20,7 +20,7 @@ export const divert: Run = async (context, invocation) => {
   if (to === undefined) throw invalid('--to is missing: the topic that the backlog goes to')
   const limit = invocation.number('max')
   const signal = context.interruption()
-  const backlog = await backlogOf(context, invocation)
+  const backlog = await backlogOf(context, invocation, { create: true }) // the other topic may be missing
   if (invocation.has('dryRun')) {
     const size = Math.min(await backlog.size(), limit ?? Number.POSITIVE_INFINITY)
     context.note(`${count(size)} messages would go to ${to}, at most`)
@@ -50,7 +50,12 @@ export const shed: Run = async (context, invocation) => {
   return exitCodes.ok
 }
 
-const backlogOf = async (context: Context, { operands }: Invocation): Promise<Backlog> =>
-  (await context.open({ create: false })).backlog(operands[0], rawTopic(operands[1]))
+async function backlogOf(
+  context: Context,
+  { operands: [group, topic] }: Invocation,
+  options = { create: false },
+): Promise<Backlog> {
+  return (await context.open(options)).backlog(group, rawTopic(topic))
+}
 
 const invalid = (message: string): SluiceError => new SluiceError('INVALID_ARGUMENT', message)

@@ -33,6 +33,7 @@ export interface CommandRow {
 export const nouns: Readonly<Record<string, string>> = {
   topic: 'create, list, describe, change and delete topics',
   group: 'list and describe consumer groups, move their offsets',
+  outbox: 'look after the outboxes of a database, and publish what is in them',
   dlq: 'list, show, edit, replay and discard dead letters',
   delay: 'publish messages that are delivered later, list, cancel and move them',
   schedule: 'messages that are published again and again, by cron expression',
@@ -61,6 +62,13 @@ const configOption: OptionSpec = {
   meaning: 'a configuration key of the topic, such as retention.ms=86400000; may be repeated',
   kind: 'list',
 }
+
+const databaseOption: OptionSpec = {
+  flags: '-d, --database <URL>',
+  meaning: 'postgres://…, mysql://…, mariadb://… or sqlite:PATH (default: SLUICE_DATABASE)',
+}
+
+const outboxOperand = ['[outbox]', 'its name; default if left out'] as const
 
 const POSITIONS = 'earliest, latest, an offset, partition:offset pairs (0:12,1:30) or an ISO time'
 
@@ -466,7 +474,8 @@ export const commands: readonly CommandRow[] = [
   {
     path: 'delay reschedule',
     summary: 'give a message that waits another time',
-    notes: 'It gets a new id, which is printed; the old one is cancelled in the same transaction.',
+    notes:
+      'It gets a new id, which is printed; the old one is cancelled in the same transaction. Of several with a name one is moved.',
     operands: [delayedOperand],
     options: [...whenOptions, ...engineOptions],
     examples: [
@@ -597,6 +606,110 @@ export const commands: readonly CommandRow[] = [
     options: [{ flags: '--older-than <TIME>', meaning: 'such as 30m, 12h, 7d' }, dryRun, ...engineOptions],
     examples: ['sluice backlog shed billing orders --older-than 12h'],
     load: async () => (await import('./backlog.ts')).shed,
+  },
+  {
+    path: 'outbox status',
+    summary: 'show what waits in the outboxes of a database, since when, and who publishes it',
+    options: [
+      databaseOption,
+      { flags: '--failed', meaning: 'show the rows that were refused as well, up to 100 of each outbox' },
+      json,
+    ],
+    examples: [
+      'sluice outbox status --database postgres://app@db/shop',
+      'sluice outbox status --failed --json',
+    ],
+    load: async () => (await import('./outbox.ts')).outboxStatus,
+  },
+  {
+    path: 'outbox relay',
+    summary: 'publish the rows of an outbox',
+    notes:
+      'In the order of their keys, each exactly once. Several share the work, and when one ends the others go on where it was. SIGINT or SIGTERM ends it cleanly.',
+    operands: [outboxOperand],
+    options: [
+      databaseOption,
+      { flags: '--batch <N>', meaning: 'rows in a transaction (default and most 500)', kind: 'count' },
+      {
+        flags: '--poll-ms <N>',
+        meaning: 'how often to look when nobody tells (default 100; PostgreSQL tells: 1000)',
+        kind: 'count',
+      },
+      {
+        flags: '--lease-ms <N>',
+        meaning: 'how long a relay that is not heard of keeps its share (default 10000)',
+        kind: 'count',
+      },
+      {
+        flags: '--metrics-port <N>',
+        meaning: 'serve metrics for Prometheus on this port of 127.0.0.1',
+        kind: 'count',
+      },
+      ...engineOptions,
+    ],
+    examples: [
+      'sluice outbox relay --database postgres://app@db/shop --url kafka://kafka1:9092',
+      'sluice outbox relay invoices --database sqlite:shop.db --url ./data',
+    ],
+    load: async () => (await import('./outbox.ts')).relayOutbox,
+  },
+  {
+    path: 'outbox migrate',
+    summary: 'make the tables for outbox, inbox and processed ids, or bring them up to date',
+    options: [
+      databaseOption,
+      { flags: '--print', meaning: 'print the statements of all migrations, and connect to nothing' },
+    ],
+    examples: [
+      'sluice outbox migrate --database postgres://app@db/shop',
+      'sluice outbox migrate --database mariadb: --print',
+    ],
+    load: async () => (await import('./outbox.ts')).migrateDatabase,
+  },
+  {
+    path: 'outbox requeue',
+    summary: 'have the rows that were refused published again',
+    operands: [outboxOperand],
+    options: [databaseOption],
+    examples: ['sluice outbox requeue --database postgres://app@db/shop'],
+    load: async () => (await import('./outbox.ts')).requeueOutbox,
+  },
+  {
+    path: 'outbox clean',
+    summary: 'delete rows that were refused',
+    operands: [outboxOperand],
+    options: [
+      databaseOption,
+      { flags: '--older-than <TIME>', meaning: 'only those refused longer ago, such as 30m or 7d' },
+    ],
+    examples: ['sluice outbox clean --older-than 7d --database postgres://app@db/shop'],
+    load: async () => (await import('./outbox.ts')).cleanOutbox,
+  },
+  {
+    path: 'reconcile',
+    summary: 'compare two keyed sources: topics, queries, or one of each',
+    notes:
+      'A topic counts by the last message of each key; the first column of a query is the key, the others are the value. Memory does not grow with the sources. Each difference is a line: only-left, only-right, different, duplicate-left or duplicate-right, and the key. Exit code 1 if there is one. What changes meanwhile may be found different.',
+    operands: [
+      ['<left>', 'topic:NAME, or a query'],
+      ['<right>', 'topic:NAME, or a query'],
+    ],
+    options: [
+      databaseOption,
+      { flags: '--right-database <URL>', meaning: 'where the right query is run, if it is another database' },
+      {
+        flags: '--key-field <PATH>',
+        meaning: 'of messages in JSON: the field that is the key (a.b goes deeper)',
+      },
+      { flags: '--value-field <PATH>', meaning: 'of messages in JSON: the field that is compared' },
+      json,
+      ...engineOptions,
+    ],
+    examples: [
+      "sluice reconcile topic:orders 'SELECT id, total FROM orders' --value-field total --database postgres://app@db/shop",
+      "sluice reconcile 'SELECT id, total FROM orders' 'SELECT order_id, amount FROM payments' --json",
+    ],
+    load: async () => (await import('./reconcile.ts')).reconcileSources,
   },
   {
     path: 'dump',

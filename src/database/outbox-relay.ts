@@ -19,6 +19,7 @@
 
 import { randomUUID } from 'node:crypto'
 import { EventEmitter } from 'node:events'
+import { KeepAlive } from '../delivery/keep-alive.ts'
 import { rawTopic } from '../delivery/raw-topic.ts'
 import type { Sluice } from '../delivery/sluice.ts'
 import type { Transaction } from '../delivery/transaction.ts'
@@ -85,6 +86,7 @@ export class OutboxRelay extends EventEmitter<OutboxRelayEvents> {
   readonly #clock: Clock
   readonly #id = randomUUID()
   readonly #shards = new Map<number, Shard>()
+  readonly #keepAlive = new KeepAlive()
   readonly #stopping = Promise.withResolvers<void>()
   #isStopping = false
   #unlisten: (() => void) | null = null
@@ -102,7 +104,8 @@ export class OutboxRelay extends EventEmitter<OutboxRelayEvents> {
     this.#pollMs = within('pollMs', options.pollMs ?? (this.#listens ? 1_000 : 100), 1, 3_600_000)
     this.#leaseMs = within('leaseMs', options.leaseMs ?? 10_000, 100, 3_600_000)
     this.#clock = options.clock ?? systemClock
-    this.#running = this.#run()
+    this.#keepAlive.hold()
+    this.#running = this.#run().finally(() => this.#keepAlive.release())
   }
 
   /** Finishes what is under way, gives its shards back and resolves. */

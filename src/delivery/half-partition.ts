@@ -180,7 +180,10 @@ export class HalfPartition {
   #readerOfDecisions(from: number): Consumer {
     const { engine, clock, warn } = this.#context
     const topics = [rawTopic(DECISIONS_TOPIC)]
-    const consumer = new Consumer({ topics, partitions: [this.partition], from }, { engine, clock })
+    const consumer = new Consumer(
+      { topics, partitions: [this.partition], from },
+      { engine, clock, background: true },
+    )
     consumer.on('error', warn)
     return consumer as unknown as Consumer
   }

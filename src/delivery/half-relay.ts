@@ -160,7 +160,7 @@ export class HalfRelay extends EventEmitter<HalfRelayEvents> {
       try {
         await session.run()
       } catch (error) {
-        this.#warn(isSluiceError(error) ? error : defect(error))
+        if (!this.#isStopping) this.#warn(isSluiceError(error) ? error : defect(error))
       }
       this.#session = null
       if (!this.#isStopping) await this.#pause(RESTART_MS)

@@ -50,35 +50,56 @@ export async function* pendingMessages(engine: Engine, range: PendingRange = {})
     const { topic } = rungs[index]
     if (!topics.has(topic.name) || index < (range.from?.rung ?? 0)) continue
     const partitions = await engine.partitionsOf(topic.name)
-    for (let partition = 0; partition < partitions; partition++) {
-      const commit = commits.find(found => isSame(found, { topic: topic.name, partition }))
-      for await (const pending of inPartition(engine, index, partition, commit, range)) {
+    // side by side: on a cluster each is a few round trips
+    const stretches = await Promise.all(
+      Array.from({ length: partitions }, (_, partition) => {
+        const commit = commits.find(found => isSame(found, { topic: topic.name, partition }))
+        return stretchOf(engine, index, partition, commit, range)
+      }),
+    )
+    for (const stretch of stretches) {
+      for await (const pending of inStretch(engine, stretch, range)) {
         if (!cancelled.has(pending.waiting.id)) yield pending
       }
     }
   }
 }
 
-async function* inPartition(
+/** What is to be read of a partition of a rung; nothing if `to` is not after `from`. */
+interface Stretch {
+  readonly index: number
+  readonly partition: number
+  readonly ledger: Ledger
+  readonly from: number
+  readonly to: number
+}
+
+async function stretchOf(
   engine: Engine,
   index: number,
   partition: number,
   commit: CommittedOffset | undefined,
   { dueAt, from: place }: PendingRange,
-): AsyncGenerator<Pending> {
-  if (place?.rung === index && partition < place.partition) return
-  const topic = rungs[index].topic as AnyTopic
+): Promise<Stretch> {
+  const { name } = rungs[index].topic
   const ledger = new Ledger(commit?.offset ?? 0, commit?.metadata)
-  const start = await engine.offsetFor(topic.name, partition, 'earliest')
-  let from = Math.max(start, commit?.offset ?? 0)
-  if (place?.rung === index && partition === place.partition) from = Math.max(from, place.offset)
-  let to: number | undefined
-  if (dueAt !== undefined) {
-    const [first, last] = whenItCame(rungs[index], rungs[index + 1], dueAt)
-    from = Math.max(from, await engine.offsetFor(topic.name, partition, { time: Math.max(0, first) }))
-    to = await engine.offsetFor(topic.name, partition, { time: Math.max(0, last) })
-  }
-  for await (const batch of scanPartition(engine, topic, { partition, from, to })) {
+  const isBefore = place?.rung === index && partition < place.partition
+  if (isBefore) return { index, partition, ledger, from: 0, to: 0 }
+  const [first, last] = dueAt === undefined ? [] : whenItCame(rungs[index], rungs[index + 1], dueAt)
+  const offsetAt = (time: number | undefined, otherwise: 'earliest' | 'latest'): Promise<number> =>
+    engine.offsetFor(name, partition, time === undefined ? otherwise : { time: Math.max(0, time) })
+  const [start, to] = await Promise.all([offsetAt(first, 'earliest'), offsetAt(last, 'latest')])
+  const begun = place?.rung === index && partition === place.partition ? place.offset : 0
+  return { index, partition, ledger, from: Math.max(start, begun, commit?.offset ?? 0), to }
+}
+
+async function* inStretch(
+  engine: Engine,
+  { index, partition, ledger, from, to }: Stretch,
+  { dueAt }: PendingRange,
+): AsyncGenerator<Pending> {
+  if (from >= to) return
+  for await (const batch of scanPartition(engine, rungs[index].topic as AnyTopic, { partition, from, to })) {
     for (const message of batch) {
       const { offset } = message
       if (offset < ledger.next && !ledger.isUnfinished(offset)) continue

@@ -8,6 +8,8 @@ import { EventEmitter } from 'node:events'
 import type { Engine } from '../engine/engine.ts'
 import type { SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
+import { DEDUP_TOPIC } from './dedup.ts'
+import { DedupRelay } from './dedup-relay.ts'
 import { DelayRelay } from './delay-relay.ts'
 import { type DelayTopics, hasDelayTopics } from './delay-topics.ts'
 import type { HalfRolledBack } from './half-partition.ts'
@@ -31,6 +33,8 @@ export interface RelaySetting {
   warn(error: SluiceError): void
   /** Nobody decided about a half message. */
   rolledBack(event: HalfRolledBack): void
+  /** Duplicates were dropped, and it is durable. */
+  duplicates(count: number): void
 }
 
 interface PartRow {
@@ -53,6 +57,10 @@ const rows: readonly PartRow[] = [
       return half
     },
   },
+  {
+    isNeeded: topics => topics.includes(DEDUP_TOPIC),
+    make: setting => new DedupRelay(setting),
+  },
 ]
 
 export interface RelayEvents {
@@ -60,6 +68,8 @@ export interface RelayEvents {
   error: [error: SluiceError]
   /** Nobody decided about a half message in time: it is a dead letter now. */
   rolledBack: [event: HalfRolledBack]
+  /** Messages whose id was known were dropped. */
+  duplicates: [count: number]
 }
 
 /** A running relay; made by `mq.relay()`. */
@@ -69,14 +79,24 @@ export class Relay extends EventEmitter<RelayEvents> {
   readonly #started = new Map<RelayPart, Promise<void>>()
   readonly #keepAlive = new KeepAlive()
   #stopping: Promise<void> | null = null
+  #duplicatesDropped = 0
 
   /** @internal */
-  constructor(setting: Omit<RelaySetting, 'warn' | 'rolledBack'>) {
+  constructor(setting: Omit<RelaySetting, 'warn' | 'rolledBack' | 'duplicates'>) {
     super()
     this.#engine = setting.engine
     const warn = (error: SluiceError): void => this.#warn(error)
     const rolledBack = (event: HalfRolledBack): void => void this.emit('rolledBack', event)
-    this.#parts = rows.map(row => ({ row, part: row.make({ ...setting, warn, rolledBack }) }))
+    const duplicates = (count: number): void => {
+      this.#duplicatesDropped += count
+      this.emit('duplicates', count)
+    }
+    this.#parts = rows.map(row => ({ row, part: row.make({ ...setting, warn, rolledBack, duplicates }) }))
+  }
+
+  /** How many messages were dropped here because their id was known. */
+  get duplicatesDropped(): number {
+    return this.#duplicatesDropped
   }
 
   /** @internal Starts all of it. */

@@ -26,6 +26,7 @@ import {
   type DeadLetterTable,
   deadLetterTables,
 } from './dead-letters.ts'
+import { type Deduplicated, type DeduplicateOptions, deduplicated } from './dedup.ts'
 import { DelayTopics } from './delay-topics.ts'
 import { Delayed, type DelayedSetting } from './delayed.ts'
 import { HalfMessages } from './half-messages.ts'
@@ -133,6 +134,30 @@ export class Sluice {
     return this.#shared.send(topic, message)
   }
 
+  /**
+   * A topic to publish to without duplicates: of messages with the same id (and key) the first within `window` is published, the others are dropped.
+   *
+   *     const orders = mq.deduplicate('orders', { window: '10m' })
+   *     await orders.publish({ id: request.id, key: order.id, value: order })
+   *
+   * Such messages go through the relay, which needs transactions. Throws `INVALID_ARGUMENT`, `CLOSED`.
+   */
+  deduplicate<const T extends AnyTopic | string>(
+    topic: T,
+    options: DeduplicateOptions = {},
+  ): Deduplicated<T> {
+    this.#checkOpen()
+    const clock = this.#options.clock ?? systemClock
+    return deduplicated(topic, options, {
+      engine: this.engine,
+      now: () => clock.now(),
+      publish: async (target, messages) => {
+        await this.publish<AnyTopic>(target, messages)
+        this.relayIfNeeded()
+      },
+    })
+  }
+
   /** A producer with its own buffer and settings. Throws `INVALID_ARGUMENT`, `UNSUPPORTED`, `CLOSED`. */
   producer(options: ProducerOptions = {}): Producer {
     if (this.#closing !== null) throw this.#closedError()
@@ -223,6 +248,11 @@ export class Sluice {
     const relay = this.#theRelay()
     await relay.start()
     return relay
+  }
+
+  /** Messages that the relay in this process has dropped because their id was known; see `deduplicate`. */
+  get duplicatesDropped(): number {
+    return this.#relay?.duplicatesDropped ?? 0
   }
 
   /** @internal Runs the relay if it is to run here by itself, and there is something for it to do. */

@@ -11,6 +11,7 @@ import { LocalEngine, openLocalEngine } from '../../src/engine/local.ts'
 import { FakeEngine } from '../delivery/fake-engine.ts'
 import { TestServer } from '../server/running-server.ts'
 import { clientCrashSuite } from './client-crash-suite.ts'
+import { deliverySuite } from './delivery-suite.ts'
 import { engineSuite } from './engine-suite.ts'
 import { type OpenedEngine, transactionSuite } from './transaction-suite.ts'
 
@@ -57,6 +58,10 @@ transactionSuite('kafka, sluice server', openServed)
 transactionSuite('kafka, sluice server, first version', withoutFeatures(openServed))
 clientCrashSuite('kafka, sluice server', openServed)
 
+deliverySuite('local, memory', () => openLocalEngine({ url: 'memory:' }))
+deliverySuite('local, directory', () => openLocalEngine({ url: newDirectory() }))
+deliverySuite('kafka, sluice server', async () => (await openServed()).engine)
+
 const cluster = process.env.SLUICE_KAFKA_URL
 if (cluster !== undefined) {
   const openEmptied = async (): Promise<OpenedEngine & { readonly url: string }> => {
@@ -72,6 +77,11 @@ if (cluster !== undefined) {
   transactionSuite('kafka, cluster', openEmptied)
   transactionSuite('kafka, cluster, first version', withoutFeatures(openEmptied))
   clientCrashSuite('kafka, cluster', openEmptied)
+  deliverySuite('kafka, cluster', () => openKafka(cluster))
+  deliverySuite('kafka, cluster, first version', async () => {
+    const engine = await openKafka(cluster)
+    return (await withoutFeatures(async () => ({ engine, another: () => openKafka(cluster) }))()).engine
+  })
 }
 
 /** Ends something else when the engine is closed. */

@@ -972,3 +972,31 @@ describe('options', () => {
     expect(() => mq.consumer(options as never)).toThrow(message)
   })
 })
+
+describe('a commit that waits for the end of a transaction', () => {
+  it('is waited for in silence at first, and then told', async () => {
+    const { engine, clock, mq, store } = await bench()
+    store('a')
+    const committed = engine.committed.bind(engine)
+    const openUntil = (ms: number) => {
+      const until = clock.monotonic() + ms
+      engine.committed = async (...args) => {
+        if (clock.monotonic() >= until) return await committed(...args)
+        throw new SluiceError('UNSTABLE_OFFSET_COMMIT', 'the commit waits for the end of a transaction')
+      }
+    }
+    const read = async (group: string): Promise<{ seen: string[]; told: string[] }> => {
+      const seen: string[] = []
+      const told: string[] = []
+      const consumer = mq.consumer({ topics: ['t'], group }).on('error', error => told.push(error.code))
+      void consumer.run(message => void seen.push(message.text()))
+      await clock.advance(20_000)
+      return { seen, told }
+    }
+    openUntil(4_000)
+    expect(await read('g1')).toEqual({ seen: ['a'], told: [] })
+    openUntil(10_000)
+    const { seen, told } = await read('g2')
+    expect({ seen, told: new Set(told) }).toEqual({ seen: ['a'], told: new Set(['UNSTABLE_OFFSET_COMMIT']) })
+  })
+})

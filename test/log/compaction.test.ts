@@ -2,6 +2,7 @@
 
 import { describe, expect, test } from 'vitest'
 import type { SluiceError } from '../../src/errors.ts'
+import { memoryDisk } from '../../src/lib/disk-memory.ts'
 import type { CompactionConfig } from '../../src/log/compaction.ts'
 import type { Log } from '../../src/log/log.ts'
 import {
@@ -24,6 +25,7 @@ import {
   type Scratch,
   START,
   scratches,
+  watchedDisk,
 } from './scratch-log.ts'
 
 const compaction: CompactionConfig = {
@@ -604,6 +606,45 @@ describe('at the same time', () => {
     const found = await recordsOf(log)
     expect(Object.fromEntries(found.map(({ key, value }) => [key, value]))).toEqual(Object.fromEntries(model))
     expect(found.length).toBe(model.size)
+    await log.close()
+  })
+
+  test('a read that is half-way in a segment when it is replaced goes on in the new one', async () => {
+    const { disk } = watchedDisk(memoryDisk())
+    const { open } = disk
+    let reached = (): void => {}
+    let release: Promise<void> | null = null
+    disk.open = (path, mode) => {
+      const file = open(path, mode)
+      const { read } = file
+      return {
+        ...file,
+        async read(position, bytesMax) {
+          const bytes = await read(position, bytesMax)
+          reached()
+          if (bytesMax < 100) await release // only the header: there is more to read
+          return bytes
+        },
+      }
+    }
+    const log = await openLog({ disk, directory: '/t-0' }, { compaction, segmentBytesMax: 3000 })
+    for (let index = 0; index < 20; index++)
+      log.append(keyed([[`k${index % 4}`, `${index} ${'x'.repeat(100)}`]]))
+    log.roll()
+    let goOn = (): void => {}
+    release = new Promise(resolve => {
+      goOn = resolve
+    })
+    const isReading = new Promise<void>(resolve => {
+      reached = resolve
+    })
+    const reading = log.read(10, 1)
+    await isReading
+    await compact(log)
+    goOn()
+    const cursor = new RecordCursor(await reading)
+    expect(cursor.next()).toBe(true)
+    expect(cursor.offset).toBeGreaterThanOrEqual(16) // the first of the last values
     await log.close()
   })
 

@@ -180,7 +180,7 @@ test('a failed sync leaves no mark', async () => {
 test('closed segments keep their time index to themselves', async () => {
   vi.spyOn(Segment.prototype, 'seal').mockImplementation(() => {})
   expect(await firstFailure(1_500)).toMatch(/first offset from|at the age of/)
-})
+}, 120_000)
 
 test('an offset is given out twice', async () => {
   const append = Segment.prototype.append

@@ -572,9 +572,7 @@ class TransactionSimulation implements World {
 
   async #checkPartition(model: PartitionModel): Promise<void> {
     const partition = this.life.broker.partition(model.topic, model.index)
-    // Time goes on while we read: some transaction may be ended by it, and is waited for.
-    do await this.#refresh(model)
-    while (this.#isEnding || model.end < partition.log.endOffset)
+    if (!(await this.#catchUp(model))) return
     const { lastStableOffset, highWatermark, startOffset } = partition
     assert.equal(highWatermark, model.end)
     const expected = Math.max(startOffset, Math.min(model.firstOpen, highWatermark))
@@ -596,9 +594,18 @@ class TransactionSimulation implements World {
       assert(next > offset || this.#readFaults, `${model.name}: reading stops at ${offset}`)
       offset = next
     }
-    do await this.#refresh(model)
-    while (this.#isEnding || model.end < partition.log.endOffset)
-    model.checkObservations()
+    if (await this.#catchUp(model)) model.checkObservations()
+  }
+
+  /** Time goes on while we read: some transaction may be ended by it, and is waited for. False if that may not come to an end. */
+  async #catchUp(model: PartitionModel): Promise<boolean> {
+    const { log } = this.life.broker.partition(model.topic, model.index)
+    for (;;) {
+      await this.#refresh(model)
+      if (!this.#isEnding && model.end === log.endOffset) return true
+      if (this.#isDegraded) return false
+      await this.#sleep(1)
+    }
   }
 
   async #checkPlace(place: Place): Promise<void> {

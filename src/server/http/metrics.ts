@@ -40,6 +40,8 @@ export interface MetricsSources {
   connections(): { readonly open: number; readonly refused: number }
   /** The Kafka listener; missing when it is off. */
   readonly kafka?: KafkaTraffic | undefined
+  /** Messages that the relay has dropped because their id was known. */
+  readonly duplicatesDropped?: (() => number) | undefined
 }
 
 export class Metrics implements RequestObserver {
@@ -77,7 +79,13 @@ export class Metrics implements RequestObserver {
     return new Gauge({ name, help, labelNames: [...labelNames], registers: [this.#registry] })
   }
 
-  #addProcess({ connections, version }: MetricsSources): void {
+  #addProcess({ connections, version, duplicatesDropped = () => 0 }: MetricsSources): void {
+    this.#read(
+      Counter,
+      'sluice_duplicates_dropped_total',
+      'Messages that were dropped because their id was known.',
+      duplicatesDropped,
+    )
     this.#gauge('sluice_info', 'Always 1; the labels say what runs.', ['version', 'node']).set(
       { version, node: process.versions.node },
       1,

@@ -42,7 +42,14 @@ export async function mountHttp(
   addHalfRoutes(app, sluice)
   addBacklogRoutes(app, sluice)
   const stats = engine instanceof LocalEngine ? () => engine.broker.stats() : undefined
-  metrics.serve(app, { engine, version, stats, connections: () => http.connections, kafka })
+  metrics.serve(app, {
+    engine,
+    version,
+    stats,
+    connections: () => http.connections,
+    kafka,
+    duplicatesDropped: () => sluice.duplicatesDropped,
+  })
   await app.ready()
   return { handle: (request, response) => app.routing(request, response), close: () => app.close() }
 }

@@ -111,7 +111,7 @@ class Fetching {
   async complete(reading: Promise<void> | null): Promise<Response> {
     await reading
     while (!this.isDone) {
-      await this.#wait(this.#left)
+      await this.#wait(Math.max(0, this.#left))
       await this.read()
     }
     return this.answer()

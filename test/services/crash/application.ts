@@ -7,6 +7,8 @@ import { openDatabase, progress, taskOf } from './database-of.ts'
 const task = taskOf()
 const { database } = openDatabase(task)
 const KEYS = 5
+/** Between two transactions: several processes share a machine with a server that is to start again. */
+const PAUSE_MS = 10
 
 class RolledBack extends Error {}
 
@@ -24,6 +26,7 @@ for (let step = 0; ; step++) {
       if (step % 5 === 4) throw new RolledBack()
     })
     progress('committed')
+    await new Promise(resolve => setTimeout(resolve, PAUSE_MS))
   } catch (error) {
     if (error instanceof RolledBack) continue
     await new Promise(resolve => setTimeout(resolve, 50)) // the database is away

@@ -1,0 +1,404 @@
+/**
+ * The relay of deduplicated messages: a member of the group `_sluice.dedup` that publishes the first message of each id to its topic and drops
+ * the others. Several share the partitions; when one is gone, others go on where it was.
+ *
+ *     taken ─▶ read the partition from its start to the commit: what is known ─▶ batches ─┬─ first ─▶ target ┐
+ *                                                                                          └─ known ───────────┴─▶ finished: one transaction
+ *
+ * Invariants:
+ * - A message is finished in the ledger exactly when it is in its topic or is a duplicate: one transaction (settler.ts). The generation of the
+ *   group fences a relay that was thought dead.
+ * - Which messages are duplicates follows from the log alone (dedup-window.ts), so it does not matter who decides, or how often.
+ * - Of a partition no more than `CHUNK_MAX` messages are under way.
+ */
+
+import type { CommittedOffset, Engine, TopicPartition } from '../engine/engine.ts'
+import { isSluiceError, SluiceError } from '../errors.ts'
+import type { Clock, Timer } from '../lib/clock.ts'
+import { Consumer } from './consumer.ts'
+import type { AssignmentHooks } from './consumer-options.ts'
+import { deadLetterTopicOf, letterMessage } from './dead-letters.ts'
+import { DEDUP_GROUP, DEDUP_TOPIC, type DedupRecord, provisionDedup, readDedup } from './dedup.ts'
+import { DedupWindow, IDS_MAX } from './dedup-window.ts'
+import type { Message, MessageBatch } from './message.ts'
+import { rawTopic } from './raw-topic.ts'
+import { type Holding, type Publication, Settler, substitutesOf } from './settler.ts'
+import { errorStory } from './system-headers.ts'
+import type { AnyTopic } from './topic.ts'
+import { scanPartition } from './topic-scan.ts'
+import { Transactions } from './transaction.ts'
+
+export interface DedupRelaySetting {
+  readonly engine: Engine
+  readonly clock: Clock
+  readonly clientId: string
+  /** Something went wrong that the relay goes on from by itself. */
+  warn(error: SluiceError): void
+  /** Duplicates were dropped, and it is durable. */
+  duplicates(count: number): void
+}
+
+const TRANSACTION_MS = 10_000
+/** In this process members do not vanish, and fetches wake at once: nothing need be asked often. */
+const local = { sessionTimeoutMs: 1_800_000, waitMs: 3_600_000 }
+const remote = { sessionTimeoutMs: 10_000, waitMs: 500 }
+/** All partitions are read side by side. */
+const PARTITIONS_MAX = 10_000
+/** Of a partition, in one transaction. */
+const CHUNK_MAX = 1_000
+const RESTART_MS = 1_000
+const TRIM_MS = 60_000
+
+type AnyMessage = Message<unknown, unknown>
+const dedupTopic = rawTopic(DEDUP_TOPIC) as AnyTopic
+
+/** One session after the other: one that fails is followed by a new one, which begins from what is committed. */
+export class DedupRelay {
+  readonly #setting: DedupRelaySetting
+  #session: Session | null = null
+  #running: Promise<void> | null = null
+  #isStopping = false
+  #wake: (() => void) | null = null
+
+  constructor(setting: DedupRelaySetting) {
+    this.#setting = setting
+  }
+
+  /** Makes the topic and begins. Rejects with `UNSUPPORTED`, and with what the topic cannot be made for. */
+  async start(): Promise<void> {
+    await provisionDedup(this.#setting.engine)
+    if (this.#running !== null || this.#isStopping) return
+    this.#running = this.#run()
+  }
+
+  /** Carries out what has begun, gives its partitions back, and resolves. */
+  async stop(): Promise<void> {
+    this.#isStopping = true
+    this.#wake?.()
+    await this.#session?.stop()
+    await this.#running
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#isStopping) {
+      this.#session = new Session(this.#setting)
+      try {
+        await this.#session.run()
+      } catch (error) {
+        if (!this.#isStopping) this.#setting.warn(asSluiceError(error))
+      }
+      this.#session = null
+      if (!this.#isStopping) await this.#pause()
+    }
+  }
+
+  async #pause(): Promise<void> {
+    await new Promise<void>(resolve => {
+      const timer = this.#setting.clock.after(RESTART_MS, resolve)
+      this.#wake = () => {
+        timer.cancel()
+        resolve()
+      }
+    })
+    this.#wake = null
+  }
+}
+
+/** A partition that is held. */
+class Lane {
+  readonly holding: Holding
+  readonly window = new DedupWindow()
+  /** Where decisions end, as far as anything may be deleted; 0: not known yet. */
+  decided = 0
+  trimmedTo = 0
+  forgotten = 0
+  isGoing = false
+  /** Resolves when what was there before is known. */
+  known: Promise<void> = Promise.resolve()
+  #underWay = 0
+  #done: (() => void) | null = null
+
+  constructor(holding: Holding) {
+    this.holding = holding
+  }
+
+  get isOver(): boolean {
+    return this.isGoing || this.holding.isLost
+  }
+
+  begun(): void {
+    this.#underWay++
+  }
+
+  finished(): void {
+    if (--this.#underWay === 0) this.release()
+  }
+
+  /** Resolves when nothing is under way, or the partition is gone. */
+  async settled(): Promise<void> {
+    if (this.#underWay > 0) await new Promise<void>(resolve => (this.#done = resolve))
+  }
+
+  release(): void {
+    this.#done?.()
+    this.#done = null
+  }
+}
+
+class Session implements AssignmentHooks {
+  readonly #setting: DedupRelaySetting
+  readonly #consumer: Consumer<AnyTopic>
+  readonly #transactions: Transactions
+  readonly #transactionalId: string | undefined
+  readonly #settler: Settler
+  readonly #lanes = new Map<number, Lane>()
+  #trimTimer: Timer | null = null
+  #refusal: SluiceError | null = null
+  #failure: { readonly error: unknown } | null = null
+
+  constructor(setting: DedupRelaySetting) {
+    const { engine, clock, clientId } = setting
+    this.#setting = setting
+    this.#transactionalId = engine.supports.losesAnswers ? undefined : DEDUP_GROUP
+    this.#transactions = new Transactions(engine, clock, `${clientId}-dedup`, true)
+    this.#consumer = new Consumer<AnyTopic>(
+      {
+        topics: [dedupTopic],
+        group: DEDUP_GROUP,
+        autoCommit: false,
+        concurrency: PARTITIONS_MAX,
+        rebalanceTimeoutMs: TRANSACTION_MS,
+        ...(engine.supports.losesAnswers ? remote : local),
+      },
+      { engine, clock, clientId: `${clientId}-dedup`, hooks: this },
+    )
+    this.#consumer.on('error', error => setting.warn(error))
+    // a topic that was made anew: what is known is about another one
+    this.#consumer.on('outOfRange', change => {
+      this.lost([change])
+      this.taken(change, change.resetTo, undefined)
+    })
+    this.#settler = new Settler({
+      clock,
+      pauseMs: 0,
+      commit: offsets => this.#consumer.commit(offsets),
+      transact: body => this.#transact(body),
+      stage: (transaction, offsets) => transaction.commit(this.#consumer as unknown as Consumer, offsets),
+      committed: partitions => engine.committed(DEDUP_GROUP, partitions),
+      refused: (publications, error) => this.#refused(publications, error),
+      warn: error => setting.warn(error),
+      fail: error => this.#fail(error),
+      settled: () => this.#trimLater(),
+    })
+  }
+
+  /** Until it is stopped, or cannot go on. */
+  async run(): Promise<void> {
+    try {
+      await this.#transact(async () => {}) // ends what was left behind under its name
+      await this.#consumer.runBatch(batch => this.#take(batch as unknown as MessageBatch<unknown, unknown>))
+      if (this.#failure !== null) throw (this.#failure as { error: unknown }).error
+    } finally {
+      this.#trimTimer?.cancel()
+      await this.#consumer.stop()
+      this.#settler.close()
+      await this.#transactions.close()
+    }
+  }
+
+  async stop(): Promise<void> {
+    await this.#consumer.stop()
+  }
+
+  #transact(body: Parameters<Transactions['run']>[0]): Promise<void> {
+    const options = { transactionalId: this.#transactionalId, timeoutMs: TRANSACTION_MS }
+    return this.#transactions.run(body, options) as Promise<void>
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= { error }
+    for (const lane of this.#lanes.values()) lane.release()
+    void this.#consumer.stop()
+  }
+
+  // Partitions.
+
+  taken(of: TopicPartition, position: number, committed: CommittedOffset | undefined): void {
+    const lane = new Lane(this.#settler.take(of, position, committed))
+    this.#lanes.set(of.partition, lane)
+    lane.known = this.#remember(lane, of.partition, position)
+    lane.known.catch(error => this.#fail(error)) // the next session begins anew
+  }
+
+  async giveUp(partitions: readonly TopicPartition[], deadlineMs: number): Promise<void> {
+    for (const lane of this.#held(partitions)) lane.isGoing = true
+    const deadline = Promise.withResolvers<void>()
+    const timer = this.#setting.clock.after(deadlineMs, deadline.resolve)
+    await Promise.race([this.#settler.flush(), deadline.promise])
+    timer.cancel()
+    this.lost(partitions)
+  }
+
+  lost(partitions: readonly TopicPartition[]): void {
+    this.#settler.drop(partitions)
+    for (const lane of this.#held(partitions)) {
+      this.#lanes.delete(lane.holding.partition)
+      lane.isGoing = true
+      lane.release()
+    }
+  }
+
+  #held(partitions: readonly TopicPartition[]): Lane[] {
+    return partitions.map(({ partition }) => this.#lanes.get(partition)).filter(lane => lane !== undefined)
+  }
+
+  /** Takes note of everything before the position, which others have decided. */
+  async #remember(lane: Lane, partition: number, position: number): Promise<void> {
+    const { engine } = this.#setting
+    for await (const batch of scanPartition(engine, dedupTopic, { partition, to: position })) {
+      for (const message of batch) {
+        if (lane.isOver) return
+        if (message.offset < position) this.#isFirst(lane, message, readDedup(message))
+      }
+    }
+  }
+
+  // Messages.
+
+  async #take(batch: MessageBatch<unknown, unknown>): Promise<void> {
+    const lane = this.#lanes.get(batch.partition)
+    if (lane === undefined) return
+    await lane.known
+    let count = 0
+    for (const message of batch) {
+      if (count === CHUNK_MAX || !lane.holding.ledger.hasRoomFor(message.offset)) {
+        await lane.settled()
+        count = 0
+      }
+      if (lane.isOver || this.#failure !== null) return
+      const record = readDedup(message)
+      const isFirst = this.#isFirst(lane, message, record)
+      if (!lane.holding.ledger.begin(message.offset)) continue
+      this.#finish(lane, message, record, isFirst)
+      count++
+    }
+    lane.holding.ledger.pass(batch.lastOffset + 1)
+    lane.decided = batch.lastOffset + 1
+    await lane.settled()
+  }
+
+  #isFirst({ window }: Lane, { offset, timestamp }: AnyMessage, record: DedupRecord | null): boolean {
+    return record === null || window.isFirst(record.fingerprint, offset, timestamp, record.windowMs)
+  }
+
+  #finish(lane: Lane, message: AnyMessage, record: DedupRecord | null, isFirst: boolean): void {
+    lane.begun()
+    const publications = record === null ? [this.#strange(message)] : isFirst ? [this.#delivery(record)] : []
+    this.#settler.finishWith(lane.holding, message.offset, publications, () => {
+      if (!isFirst) this.#setting.duplicates(1)
+      lane.finished()
+    })
+  }
+
+  #delivery(record: DedupRecord): Publication {
+    const { target, key, value, headers, timestamp, partition } = record
+    return {
+      topic: rawTopic(target) as AnyTopic,
+      message: outgoing({ key, value, headers, timestamp, partition }),
+      // asked for right after `#refused`
+      instead: () => this.#letter(record, this.#refusal as SluiceError),
+    }
+  }
+
+  // What cannot be delivered.
+
+  #refused(publications: readonly Publication[], error: SluiceError): readonly Publication[] | null {
+    this.#refusal = error
+    this.#setting.warn(error)
+    return substitutesOf(publications)
+  }
+
+  /** Somebody has written something into the topic that is not for it. */
+  #strange(message: AnyMessage): Publication {
+    const where = `${DEDUP_TOPIC}/${message.partition} offset ${message.offset}`
+    const error = new SluiceError('INVALID_RECORD', `${where} is no message with an id`, {
+      topic: DEDUP_TOPIC,
+    })
+    this.#setting.warn(error)
+    return this.#letter(
+      {
+        id: `${message.partition}-${message.offset}`,
+        target: DEDUP_TOPIC,
+        partition: message.partition,
+        timestamp: message.timestamp,
+        key: message.keyBytes,
+        value: message.valueBytes,
+        headers: message.headerList(),
+      },
+      error,
+    )
+  }
+
+  #letter(record: Omit<DedupRecord, 'windowMs' | 'fingerprint'>, error: SluiceError): Publication {
+    const now = this.#setting.clock.now()
+    const { id, key, value, headers, target, partition = -1, timestamp } = record
+    const story = {
+      topic: target,
+      partition,
+      offset: -1,
+      timestamp,
+      group: DEDUP_GROUP,
+      attempts: 1,
+      firstFailureAt: now,
+      lastFailureAt: now,
+      error: { ...errorStory(error), name: error.code },
+    }
+    const letter = letterMessage({ key, value, headers, deadAt: now }, story, 'rejected')
+    const topic = deadLetterTopicOf(target, DEDUP_GROUP) as AnyTopic
+    const message = outgoing({ ...letter, key: Buffer.from(id) })
+    // too large with its story, perhaps: the story alone
+    const instead = () => ({ topic, message: outgoing({ ...message, value: Buffer.alloc(0) }) })
+    return { topic, message, instead }
+  }
+
+  // Afterwards.
+
+  #trimLater(): void {
+    this.#trimTimer ??= this.#setting.clock.after(TRIM_MS, () => void this.#trim())
+  }
+
+  /** Deletes messages whose windows are over; tells of ids that there was no room for. */
+  async #trim(): Promise<void> {
+    try {
+      for (const lane of this.#lanes.values()) await this.#trimLane(lane)
+    } catch (error) {
+      if (this.#lanes.size > 0) this.#setting.warn(asSluiceError(error))
+    }
+    this.#trimTimer = null // the next one when something was settled
+  }
+
+  async #trimLane(lane: Lane): Promise<void> {
+    const { engine, warn } = this.#setting
+    const { window, holding } = lane
+    if (window.forgotten > lane.forgotten) {
+      const message = `${DEDUP_TOPIC}/${holding.partition}: more than ${IDS_MAX} ids within their windows; make the windows shorter, or the topic's partitions more`
+      warn(new SluiceError('DEDUPLICATION_FULL', message, { forgotten: window.forgotten - lane.forgotten }))
+      lane.forgotten = window.forgotten
+    }
+    const to = window.trimTo(Math.min(lane.decided, holding.ledger.offset))
+    if (to <= lane.trimmedTo || !engine.supports.deleteRecords) return
+    // what the group has committed, not what it is about to: a record that is to be published must stay
+    const [committed] = await engine.committed(DEDUP_GROUP, [holding])
+    if (committed === undefined || committed.offset < to) return
+    await engine.deleteRecords(DEDUP_TOPIC, holding.partition, to)
+    lane.trimmedTo = to
+  }
+}
+
+/** Bytes for a topic of bytes: the compiler cannot see that they belong together. */
+const outgoing = (message: object): Publication['message'] => message as Publication['message']
+
+const asSluiceError = (error: unknown): SluiceError =>
+  isSluiceError(error)
+    ? error
+    : new SluiceError('INTERNAL', `the relay of deduplicated messages stopped: ${String(error)}`, {}, error)
