@@ -30,8 +30,11 @@ export interface HeldConnection extends SqlSession {
 
 export interface SqlDatabase extends SqlSession {
   hold(): Promise<HeldConnection>
-  /** Calls `heard` when somebody notifies `channel`, until the returned function is called. Missing where there is no such thing. */
-  listen?(channel: string, heard: () => void): Promise<() => void>
+  /**
+   * Calls `heard` when somebody notifies `channel`, until the returned function is called, or the connection breaks: then `lost` is called.
+   * Missing where there is no such thing.
+   */
+  listen?(channel: string, heard: () => void, lost: () => void): Promise<() => void>
 }
 
 interface PgClientLike {
@@ -139,20 +142,33 @@ function pgDatabase(pool: PgPoolLike): SqlDatabase {
     dialect: 'postgres',
     query: guarded(session),
     hold,
-    async listen(channel, heard) {
+    async listen(channel, heard, lost) {
       const connection = await hold()
       const client = connection.native as PgClientLike
       const onNotification = (message: { channel: string }): void => {
         if (message.channel === channel) heard()
       }
-      client.on('notification', onNotification)
-      client.on('end', heard)
-      await connection.query(`LISTEN ${channel}`)
-      return () => {
+      let isOver = false
+      const end = (): void => {
+        if (isOver) return
+        isOver = true
         client.removeListener('notification', onNotification)
-        client.removeListener('end', heard)
+        client.removeListener('end', onEnd)
         connection.release(true)
       }
+      const onEnd = (): void => {
+        end()
+        lost()
+      }
+      client.on('notification', onNotification)
+      client.on('end', onEnd)
+      try {
+        await connection.query(`LISTEN ${channel}`)
+      } catch (error) {
+        end()
+        throw error
+      }
+      return end
     },
   }
 }

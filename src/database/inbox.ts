@@ -280,7 +280,10 @@ export class Inbox<T extends AnyTopic | string = AnyTopic | string> extends Even
     await inTransaction(this.#database, async transaction => {
       handled = 0
       const known = await lockOffset(transaction, place)
-      if (known >= next) return
+      if (known >= next) {
+        await this.#checkLog({ topic, partition }, known)
+        return
+      }
       for (const message of messages) {
         if (message.offset < known || !(await this.#isNew(transaction, message))) continue
         await this.#call(message, transaction)
@@ -293,6 +296,20 @@ export class Inbox<T extends AnyTopic | string = AnyTopic | string> extends Even
     })
     if (handled > 0) this.emit('handled', handled)
     this.#sweep()
+  }
+
+  /**
+   * What the database has handled, the log has had. If it ends before that, it is another one (the topic was made anew, or a power cut has taken
+   * what was not flushed), and going on would pass over its messages without a word.
+   */
+  async #checkLog({ topic, partition }: TopicPartition, known: number): Promise<void> {
+    const end = await this.#mq.engine.offsetFor(topic, partition, 'latest')
+    if (known <= end) return
+    throw new SluiceError(
+      'OFFSET_OUT_OF_RANGE',
+      `${topic}/${partition} ends at offset ${end}, but the inbox of group ${this.#group} has handled it up to ${known}: it is not the same log any more; delete the row in sluice_inbox to begin anew`,
+      { topic, partition, end, handled: known },
+    )
   }
 
   async #call(message: AnyMessage, transaction: HeldConnection): Promise<void> {

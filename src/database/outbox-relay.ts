@@ -334,7 +334,12 @@ export class OutboxRelay extends EventEmitter<OutboxRelayEvents> {
 
   async #listen(): Promise<void> {
     if (!this.#listens || this.#unlisten !== null || this.#isStopping) return
-    this.#unlisten = (await this.#database.listen?.(channelOf(this.#name), () => this.#wakeAll())) ?? null
+    const lost = (): void => {
+      this.#unlisten = null // the next heartbeat listens again
+      this.#wakeAll()
+    }
+    this.#unlisten =
+      (await this.#database.listen?.(channelOf(this.#name), () => this.#wakeAll(), lost)) ?? null
     if (this.#isStopping) this.#unlisten?.()
   }
 

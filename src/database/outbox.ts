@@ -19,7 +19,15 @@ import { SluiceError } from '../errors.ts'
 import type { Header } from '../record/builder.ts'
 import { type DatabaseLike, databaseOf } from './database.ts'
 import { OUTBOX_SHARDS } from './schema.ts'
-import { bytesOf, numberOf, type SessionLike, type SqlSession, type SqlValue, sessionOf } from './session.ts'
+import {
+  bytesOf,
+  isPool,
+  numberOf,
+  type SessionLike,
+  type SqlSession,
+  type SqlValue,
+  sessionOf,
+} from './session.ts'
 
 export interface OutboxOptions {
   /** Several outboxes may share the tables, each with relays of its own. Default 'default'. */
@@ -50,6 +58,12 @@ export interface Outbox {
  * `INVALID_ARGUMENT`.
  */
 export function outbox(transaction: SessionLike, options: OutboxOptions = {}): Outbox {
+  if (isPool(transaction)) {
+    throw new SluiceError(
+      'INVALID_ARGUMENT',
+      'this is a pool: give the client on which the transaction was begun, or the message would not be part of it',
+    )
+  }
   const session = sessionOf(transaction)
   const name = checkedName(options.name)
   const notify = options.notify ?? true

@@ -79,6 +79,12 @@ export const isMysql = (given: unknown): given is MysqlLike => has(given, 'execu
 
 export const isPg = (given: unknown): given is PgLike => has(given, 'query')
 
+/** A pool: each query may get another connection, so none of them is part of a transaction. */
+export const isPool = (given: unknown): boolean =>
+  has(given, 'getConnection') ||
+  has(given, 'hold') ||
+  (has(given, 'connect', 'query') && 'totalCount' in (given as object))
+
 function pgSession(client: PgLike): SqlSession {
   return {
     dialect: 'postgres',

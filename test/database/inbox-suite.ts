@@ -163,6 +163,19 @@ export function inboxSuite(name: string, make: () => Promise<TestDatabase>): voi
       expect(duplicates).toEqual(['1 again'])
     })
 
+    it('says so when the log is not the one that it knows', async () => {
+      await publish(numbers(20))
+      const box = start()
+      await expect.poll(effects).toHaveLength(20)
+      await box.stop()
+      await mq.deleteTopic('payments')
+      await mq.createTopic('payments', { partitions: 2 })
+      await mq.deleteGroup('ledger')
+      await publish(['anew'])
+      await expect(start().done).rejects.toMatchObject({ code: 'OFFSET_OUT_OF_RANGE' })
+      expect(await effects()).toHaveLength(20)
+    })
+
     it('waits for a database that fails, and counts no attempt for it', async () => {
       await publish(numbers(5))
       let failures = 5

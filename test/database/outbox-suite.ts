@@ -85,10 +85,13 @@ export function outboxSuite(name: string, make: () => Promise<TestDatabase>): vo
     })
 
     it('refuses a message that cannot be encoded in the transaction, not later', async () => {
-      await expect(outbox(database).publish('orders', { value: undefined } as never)).rejects.toMatchObject({
-        code: 'INVALID_ARGUMENT',
-      })
-      expect(() => outbox(database, { name: 'a b' })).toThrow(
+      const refused = inTransaction(database, tx =>
+        outbox(tx).publish('orders', { value: undefined } as never),
+      )
+      await expect(refused).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+      // in no transaction
+      expect(() => outbox(database)).toThrow(expect.objectContaining({ code: 'INVALID_ARGUMENT' }))
+      expect(() => outbox({ dialect: 'sqlite', query: database.query }, { name: 'a b' })).toThrow(
         expect.objectContaining({ code: 'INVALID_ARGUMENT' }),
       )
     })
