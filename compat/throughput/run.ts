@@ -29,7 +29,7 @@ import { nameOf, planOf, type Series, type Work } from './plan.ts'
 import { cpuSeconds, endedChildrenCpuSeconds, peakBytes, resetPeak } from './process-stat.ts'
 import { asJson, type Measured, type Row, summary, table } from './results.ts'
 
-const SECONDS = 6
+const SECONDS = 3
 const QUICK_SECONDS = 2
 /** Values of one turn take at most so much: the page cache has to hold them. */
 const BYTES_MAX = 4e9
