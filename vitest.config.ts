@@ -6,6 +6,7 @@ export default defineConfig({
     expect: { poll: { timeout: 10_000 } },
     include: ['test/**/*.test.ts'],
     pool: 'forks',
+    maxWorkers: '100%',
     testTimeout: 30_000,
     hookTimeout: 30_000,
   },

@@ -571,3 +571,9 @@ export class SluiceError extends Error {
 export function isSluiceError(error: unknown, code?: ErrorCode): error is SluiceError {
   return error instanceof SluiceError && (code === undefined || error.code === code)
 }
+
+/** What was thrown; what is none of ours is INTERNAL, after `what` it happened to. */
+export function asSluiceError(error: unknown, what = ''): SluiceError {
+  if (isSluiceError(error)) return error
+  return new SluiceError('INTERNAL', `${what && `${what}: `}${String(error)}`, {}, error)
+}

@@ -106,7 +106,6 @@ export type {
 } from './delivery/half-messages.ts'
 export type { HalfRolledBack } from './delivery/half-partition.ts'
 export type { HalfDecision, HalfMessage, HalfOutcome } from './delivery/half-record.ts'
-export { HalfRelay, type HalfRelayEvents, type HalfRelayOptions } from './delivery/half-relay.ts'
 export type { Job, JobError } from './delivery/job.ts'
 export type { Lease } from './delivery/lease.ts'
 export type { Message, MessageBatch, MessageHeaders } from './delivery/message.ts'

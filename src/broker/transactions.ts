@@ -4,7 +4,8 @@
  * What is true when, under `always`:
  *
  *   add      answered once the partition is known to the stored transaction; only then is anything appended to it. So a
- *            partition never holds an open transaction that nobody would end.
+ *            partition never holds an open transaction that nobody would end. A producer in this process appends at
+ *            once: it ends with the broker, and the start ends what the stored transaction does not know (#endForgotten)
  *   end      1. the decision is stored (Prepare…), durable: from here on it is made, whatever happens
  *            2. markers are appended to all partitions, offsets committed, all of it durable
  *            3. the end of it is noted (Complete…); answered
@@ -198,9 +199,19 @@ export class Transactions {
     return false
   }
 
-  checkAppend(producerId: number, epoch: number, topic: string, partition: number): ErrorCode | null {
+  /**
+   * Why a producer's batch must not be appended; null if it may be. `mustBeStored`: the partition has to be part of the stored transaction by
+   * now, for who may go on after a crash of the broker.
+   */
+  checkAppend(
+    producerId: number,
+    epoch: number,
+    topic: string,
+    partition: number,
+    mustBeStored = true,
+  ): ErrorCode | null {
     const refusal = this.#table.checkAppend(producerId, epoch, topic, partition)
-    if (refusal !== null || this.#unstored.size === 0) return refusal
+    if (refusal !== null || !mustBeStored || this.#unstored.size === 0) return refusal
     const transaction = this.#table.of(producerId)
     const isUnstored = transaction && this.#unstored.get(transaction)?.has(placeOf(topic, partition))
     return isUnstored ? 'INVALID_TXN_STATE' : null
@@ -267,7 +278,7 @@ export class Transactions {
 
   /**
    * Aborts transactions of a partition that nobody else would end. Under `always` there are none: a partition is part of the stored
-   * transaction before anything is appended to it. With weaker policies a power cut may take the one and leave the other.
+   * transaction before anything is appended to it, but for producers in this process. With weaker policies a power cut may take the one and leave the other.
    */
   #endForgotten({ topic, partition, log }: Partition): void {
     for (const { producerId, epoch } of [...log.producers.openTransactions()]) {

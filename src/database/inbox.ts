@@ -16,9 +16,11 @@ import type { Consumer } from '../delivery/consumer.ts'
 import type { ConsumerOptions, MessageOf } from '../delivery/consumer-options.ts'
 import { deadLetterTopicOf, letterMessage } from '../delivery/dead-letters.ts'
 import type { Message, MessageBatch } from '../delivery/message.ts'
+import { within } from '../delivery/option.ts'
 import type { Sluice } from '../delivery/sluice.ts'
 import { errorStory, ownHeaders } from '../delivery/system-headers.ts'
 import type { AnyTopic } from '../delivery/topic.ts'
+import { emitError } from '../delivery/warn.ts'
 import type { TopicPartition } from '../engine/engine.ts'
 import { isSluiceError, SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
@@ -127,11 +129,11 @@ export class Inbox<T extends AnyTopic | string = AnyTopic | string> extends Even
     this.#database = databaseOf(database)
     this.#handler = handler
     this.#group = options.group
-    this.#transactionMessages = positive('transactionMessages', transactionMessages)
+    this.#transactionMessages = within('transactionMessages', transactionMessages, 1)
     this.#idOf = idOf
-    this.#idsKeepMs = positive('idsKeepMs', idsKeepMs)
-    this.#attempts = positive('attempts', attempts)
-    this.#retryMs = positive('retryMs', retryMs)
+    this.#idsKeepMs = within('idsKeepMs', idsKeepMs, 1)
+    this.#attempts = within('attempts', attempts, 1)
+    this.#retryMs = within('retryMs', retryMs, 1)
     this.#clock = clock ?? systemClock
     this.#consumer = mq.consumer<T>({ ...(consumer as ConsumerOptions<T>), autoCommit: false })
     this.#consumer.on('assigned', partitions => void this.#goOn(partitions))
@@ -364,8 +366,7 @@ export class Inbox<T extends AnyTopic | string = AnyTopic | string> extends Even
 
   #warn(cause: unknown): void {
     const error = isSluiceError(cause) ? cause : asDatabaseFailure(cause)
-    if (this.listenerCount('error') > 0) this.emit('error', error)
-    else process.emitWarning(error.message, { type: 'SluiceWarning', code: error.code })
+    emitError(this, error)
   }
 }
 
@@ -397,9 +398,4 @@ async function lockOffset(transaction: SqlSession, place: readonly (string | num
     rows = (await transaction.query(select, place)).rows
   }
   return numberOf(rows[0].next_offset)
-}
-
-function positive(name: string, value: number): number {
-  if (Number.isSafeInteger(value) && value > 0) return value
-  throw new SluiceError('INVALID_ARGUMENT', `${name} is a whole number from 1 on, not ${value}`)
 }

@@ -20,9 +20,11 @@
 import { randomUUID } from 'node:crypto'
 import { EventEmitter } from 'node:events'
 import { KeepAlive } from '../delivery/keep-alive.ts'
+import { within } from '../delivery/option.ts'
 import { rawTopic } from '../delivery/raw-topic.ts'
 import type { Sluice } from '../delivery/sluice.ts'
 import type { Transaction } from '../delivery/transaction.ts'
+import { emitError } from '../delivery/warn.ts'
 import { isSluiceError, SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
 import { type DatabaseLike, databaseOf, type SqlDatabase } from './database.ts'
@@ -407,8 +409,7 @@ export class OutboxRelay extends EventEmitter<OutboxRelayEvents> {
           {},
           cause,
         )
-    if (this.listenerCount('error') > 0) this.emit('error', error)
-    else process.emitWarning(error.message, { type: 'SluiceWarning', code: error.code })
+    emitError(this, error)
   }
 }
 
@@ -465,12 +466,4 @@ export function decodeIds(metadata: string): number[] {
     factor = 1
   }
   return ids
-}
-
-function within(name: string, value: number, least: number, most: number): number {
-  if (Number.isSafeInteger(value) && value >= least && value <= most) return value
-  throw new SluiceError(
-    'INVALID_ARGUMENT',
-    `${name} is a whole number from ${least} to ${most}, not ${value}`,
-  )
 }

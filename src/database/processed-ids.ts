@@ -12,6 +12,7 @@
  */
 
 import { randomUUID } from 'node:crypto'
+import { within } from '../delivery/option.ts'
 import { SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
 import { type DatabaseLike, databaseOf, type SqlDatabase } from './database.ts'
@@ -56,8 +57,8 @@ interface Settings {
 
 const settingsOf = (options: ProcessedIdsOptions): Settings => ({
   scope: options.scope ?? 'default',
-  keepMs: positive('keepMs', options.keepMs ?? KEEP_MS),
-  leaseMs: positive('leaseMs', options.leaseMs ?? LEASE_MS),
+  keepMs: within('keepMs', options.keepMs ?? KEEP_MS, 1),
+  leaseMs: within('leaseMs', options.leaseMs ?? LEASE_MS, 1),
   clock: options.clock ?? systemClock,
 })
 
@@ -69,7 +70,7 @@ export function memoryProcessedIds(
   options: ProcessedIdsOptions & { readonly idsMax?: number } = {},
 ): ProcessedIds {
   const { keepMs, leaseMs, clock } = settingsOf(options)
-  const idsMax = positive('idsMax', options.idsMax ?? 1_000_000)
+  const idsMax = within('idsMax', options.idsMax ?? 1_000_000, 1)
   /** `claim`: null once done. Done ones lie in the order in which they expire. */
   const done = new Map<string, number>()
   const claims = new Map<string, { expiresAt: number }>()
@@ -250,11 +251,6 @@ async function failing<R>(call: () => Promise<R>): Promise<R> {
       error,
     )
   }
-}
-
-function positive(name: string, value: number): number {
-  if (Number.isSafeInteger(value) && value > 0) return value
-  throw new SluiceError('INVALID_ARGUMENT', `${name} is a whole number from 1 on, not ${value}`)
 }
 
 const leaseExpired = (id: string): SluiceError =>

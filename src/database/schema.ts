@@ -7,7 +7,7 @@
 
 import { SluiceError } from '../errors.ts'
 import { inTransaction, type SqlDatabase } from './database.ts'
-import { type Dialect, numberOf } from './session.ts'
+import { type Dialect, numberOf, type SqlSession } from './session.ts'
 
 interface Types {
   readonly id: string
@@ -18,6 +18,7 @@ interface Types {
   readonly bigint: string
   readonly int: string
   readonly options: string
+  readonly hasInlineIndexes: boolean
 }
 
 const types: Readonly<Record<Dialect, Types>> = {
@@ -29,6 +30,7 @@ const types: Readonly<Record<Dialect, Types>> = {
     bigint: 'bigint',
     int: 'integer',
     options: '',
+    hasInlineIndexes: false,
   },
   mysql: {
     id: 'bigint NOT NULL AUTO_INCREMENT PRIMARY KEY',
@@ -38,6 +40,7 @@ const types: Readonly<Record<Dialect, Types>> = {
     bigint: 'bigint',
     int: 'int',
     options: ' ENGINE=InnoDB',
+    hasInlineIndexes: true,
   },
   sqlite: {
     // AUTOINCREMENT: an id is never used again, also when the last row has been deleted
@@ -48,23 +51,53 @@ const types: Readonly<Record<Dialect, Types>> = {
     bigint: 'integer',
     int: 'integer',
     options: '',
+    hasInlineIndexes: false,
   },
 }
+
+/** How long to wait for another process that makes the tables. */
+const LOCK_SECONDS = 60
 
 /** Shards of an outbox: so many relays can share it, and so many transactional producers publish. */
 export const OUTBOX_SHARDS = 8
 
-/** Each is a list of statements. What was released is never changed, only added to. */
+/**
+ * A table with an index. MySQL has no `CREATE INDEX IF NOT EXISTS`, but takes the index with the table; the others are the other way round.
+ */
+function indexed(type: Types, table: string, columns: string, index: string, indexColumns: string): string[] {
+  const create = (inside: string): string =>
+    `CREATE TABLE IF NOT EXISTS ${table} (${columns}${inside})${type.options}`
+  if (type.hasInlineIndexes) return [create(`, KEY ${index} (${indexColumns})`)]
+  return [create(''), `CREATE INDEX IF NOT EXISTS ${index} ON ${table} (${indexColumns})`]
+}
+
+/**
+ * Each is a list of statements. What was released is never changed, only added to. Each statement may be run again: in MySQL a table that
+ * was made stays when the migration fails further on.
+ */
 const migrations: readonly ((type: Types) => readonly string[])[] = [
-  ({ id, name, bytes, bigint, int, text, options }) => [
-    `CREATE TABLE sluice_outbox (id ${id}, outbox ${name} NOT NULL, shard ${int} NOT NULL, topic ${name} NOT NULL, partition_number ${int}, record_key ${bytes}, record_value ${bytes}, extras ${bytes}, created_at ${bigint} NOT NULL, failed_at ${bigint}, error_text ${text})${options}`,
-    'CREATE INDEX sluice_outbox_by_shard ON sluice_outbox (outbox, shard, id)',
-    `CREATE TABLE sluice_outbox_shards (outbox ${name} NOT NULL, shard ${int} NOT NULL, holder ${name}, held_until ${bigint} NOT NULL, PRIMARY KEY (outbox, shard))${options}`,
-    `CREATE TABLE sluice_outbox_relays (outbox ${name} NOT NULL, relay ${name} NOT NULL, alive_until ${bigint} NOT NULL, PRIMARY KEY (outbox, relay))${options}`,
-    `CREATE TABLE sluice_inbox (group_name ${name} NOT NULL, topic ${name} NOT NULL, partition_number ${int} NOT NULL, next_offset ${bigint} NOT NULL, PRIMARY KEY (group_name, topic, partition_number))${options}`,
-    `CREATE TABLE sluice_processed (scope ${name} NOT NULL, id ${name} NOT NULL, claim ${name}, expires_at ${bigint} NOT NULL, PRIMARY KEY (scope, id))${options}`,
-    'CREATE INDEX sluice_processed_by_expiry ON sluice_processed (expires_at)',
-  ],
+  type => {
+    const { id, name, bytes, bigint, int, text, options } = type
+    return [
+      ...indexed(
+        type,
+        'sluice_outbox',
+        `id ${id}, outbox ${name} NOT NULL, shard ${int} NOT NULL, topic ${name} NOT NULL, partition_number ${int}, record_key ${bytes}, record_value ${bytes}, extras ${bytes}, created_at ${bigint} NOT NULL, failed_at ${bigint}, error_text ${text}`,
+        'sluice_outbox_by_shard',
+        'outbox, shard, id',
+      ),
+      `CREATE TABLE IF NOT EXISTS sluice_outbox_shards (outbox ${name} NOT NULL, shard ${int} NOT NULL, holder ${name}, held_until ${bigint} NOT NULL, PRIMARY KEY (outbox, shard))${options}`,
+      `CREATE TABLE IF NOT EXISTS sluice_outbox_relays (outbox ${name} NOT NULL, relay ${name} NOT NULL, alive_until ${bigint} NOT NULL, PRIMARY KEY (outbox, relay))${options}`,
+      `CREATE TABLE IF NOT EXISTS sluice_inbox (group_name ${name} NOT NULL, topic ${name} NOT NULL, partition_number ${int} NOT NULL, next_offset ${bigint} NOT NULL, PRIMARY KEY (group_name, topic, partition_number))${options}`,
+      ...indexed(
+        type,
+        'sluice_processed',
+        `scope ${name} NOT NULL, id ${name} NOT NULL, claim ${name}, expires_at ${bigint} NOT NULL, PRIMARY KEY (scope, id)`,
+        'sluice_processed_by_expiry',
+        'expires_at',
+      ),
+    ]
+  },
 ]
 
 const versionTable = ({ int, bigint, options }: Types): string =>
@@ -91,7 +124,7 @@ export async function migrate(database: SqlDatabase): Promise<number> {
   const type = types[database.dialect]
   return await inTransaction(database, async transaction => {
     if (database.dialect === 'postgres') await transaction.query('SELECT pg_advisory_xact_lock(7355608)')
-    if (database.dialect === 'mysql') await transaction.query("SELECT GET_LOCK('sluice_migrations', 60)")
+    if (database.dialect === 'mysql') await lockMysql(transaction)
     try {
       await transaction.query(versionTable(type))
       const { rows } = await transaction.query('SELECT MAX(version) AS version FROM sluice_migrations')
@@ -104,6 +137,17 @@ export async function migrate(database: SqlDatabase): Promise<number> {
       if (database.dialect === 'mysql') await transaction.query("SELECT RELEASE_LOCK('sluice_migrations')")
     }
   })
+}
+
+/** Statements that make tables end a transaction of MySQL, so it is a lock of the connection that keeps others out. */
+async function lockMysql(transaction: SqlSession): Promise<void> {
+  const { rows } = await transaction.query(`SELECT GET_LOCK('sluice_migrations', ${LOCK_SECONDS}) AS is_held`)
+  if (numberOf(rows[0].is_held ?? 0) === 1) return
+  throw new SluiceError(
+    'TIMED_OUT',
+    `another process has held the lock 'sluice_migrations' for ${LOCK_SECONDS} s; try again once it is done`,
+    { seconds: LOCK_SECONDS },
+  )
 }
 
 const newer = (version: number): SluiceError =>

@@ -15,6 +15,7 @@ import { atLeast, invalidOption, oneOf } from './option.ts'
 import { rawTopic } from './raw-topic.ts'
 import { SYSTEM_TOPIC_PREFIX } from './system-headers.ts'
 import { scanPartition } from './topic-scan.ts'
+import { emitError } from './warn.ts'
 
 export type Severity = 'info' | 'warning' | 'critical'
 
@@ -280,8 +281,7 @@ export class Alerts extends EventEmitter<AlertEvents> {
     if (isSluiceError(cause, 'CLOSED')) return
     const reason = cause instanceof Error ? cause.message : String(cause)
     const error = new SluiceError('ALERT_FAILED', `${what}: ${reason}`, {}, cause)
-    if (this.listenerCount('error') > 0) this.emit('error', error)
-    else process.emitWarning(error.message, { type: 'SluiceWarning', code: error.code })
+    emitError(this, error)
   }
 }
 

@@ -29,6 +29,7 @@ import type {
 } from '../engine/engine.ts'
 import { SluiceError } from '../errors.ts'
 import { type Clock, systemClock } from '../lib/clock.ts'
+import { isThenable } from '../lib/thenable.ts'
 import { Committer } from './committer.ts'
 import type {
   AssignmentHooks,
@@ -46,6 +47,7 @@ import { atLeast, invalidOption, oneOf } from './option.ts'
 import { PartitionReader } from './partition-reader.ts'
 import { createAsDescribed } from './provision.ts'
 import { type AnyTopic, topicOf } from './topic.ts'
+import { emitError } from './warn.ts'
 
 type AnyMessage = Message<unknown, unknown>
 type AnyBatch = MessageBatch<unknown, unknown>
@@ -812,8 +814,7 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
 
   /** @internal For those that handle its messages by themselves, too. */
   warn(error: SluiceError): void {
-    if (this.listenerCount('error') > 0) this.emit('error', error)
-    else process.emitWarning(error.message, { type: 'SluiceWarning', code: error.code })
+    emitError(this, error)
   }
 }
 
@@ -837,6 +838,3 @@ function offsetsOf(
   const last = 'lastOffset' in what ? (what as AnyBatch).lastOffset : (what as AnyMessage).offset
   return [{ topic, partition, offset: last + 1 }]
 }
-
-const isThenable = (value: unknown): value is PromiseLike<unknown> =>
-  typeof value === 'object' && value !== null && typeof (value as PromiseLike<unknown>).then === 'function'

@@ -8,6 +8,7 @@
 
 import { SluiceError } from '../errors.ts'
 import type { Timer } from '../lib/clock.ts'
+import { isThenable } from '../lib/thenable.ts'
 import type { Dispatch } from './dispatch.ts'
 import type { HeldPartition } from './held-partition.ts'
 import { type Job, JobList } from './job.ts'
@@ -142,6 +143,3 @@ export class Crew {
     job.abort(error)
   }
 }
-
-const isThenable = (value: unknown): value is PromiseLike<unknown> =>
-  typeof value === 'object' && value !== null && typeof (value as PromiseLike<unknown>).then === 'function'

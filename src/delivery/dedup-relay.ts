@@ -13,7 +13,7 @@
  */
 
 import type { CommittedOffset, Engine, TopicPartition } from '../engine/engine.ts'
-import { isSluiceError, SluiceError } from '../errors.ts'
+import { asSluiceError, SluiceError } from '../errors.ts'
 import type { Clock, Timer } from '../lib/clock.ts'
 import { Consumer } from './consumer.ts'
 import type { AssignmentHooks } from './consumer-options.ts'
@@ -22,6 +22,7 @@ import { DEDUP_GROUP, DEDUP_TOPIC, type DedupRecord, provisionDedup, readDedup }
 import { DedupWindow, IDS_MAX } from './dedup-window.ts'
 import type { Message, MessageBatch } from './message.ts'
 import { rawTopic } from './raw-topic.ts'
+import { SessionLoop } from './session-loop.ts'
 import { type Holding, type Publication, Settler, substitutesOf } from './settler.ts'
 import { errorStory } from './system-headers.ts'
 import type { AnyTopic } from './topic.ts'
@@ -46,61 +47,31 @@ const remote = { sessionTimeoutMs: 10_000, waitMs: 500 }
 const PARTITIONS_MAX = 10_000
 /** Of a partition, in one transaction. */
 const CHUNK_MAX = 1_000
-const RESTART_MS = 1_000
 const TRIM_MS = 60_000
 
 type AnyMessage = Message<unknown, unknown>
 const dedupTopic = rawTopic(DEDUP_TOPIC) as AnyTopic
 
-/** One session after the other: one that fails is followed by a new one, which begins from what is committed. */
 export class DedupRelay {
   readonly #setting: DedupRelaySetting
-  #session: Session | null = null
-  #running: Promise<void> | null = null
-  #isStopping = false
-  #wake: (() => void) | null = null
+  readonly #sessions: SessionLoop
 
   constructor(setting: DedupRelaySetting) {
     this.#setting = setting
+    const { clock, warn } = setting
+    const name = 'the relay of deduplicated messages'
+    this.#sessions = new SessionLoop({ clock, name, make: () => new Session(setting), warn })
   }
 
   /** Makes the topic and begins. Rejects with `UNSUPPORTED`, and with what the topic cannot be made for. */
   async start(): Promise<void> {
     await provisionDedup(this.#setting.engine)
-    if (this.#running !== null || this.#isStopping) return
-    this.#running = this.#run()
+    this.#sessions.start()
   }
 
   /** Carries out what has begun, gives its partitions back, and resolves. */
   async stop(): Promise<void> {
-    this.#isStopping = true
-    this.#wake?.()
-    await this.#session?.stop()
-    await this.#running
-  }
-
-  async #run(): Promise<void> {
-    while (!this.#isStopping) {
-      this.#session = new Session(this.#setting)
-      try {
-        await this.#session.run()
-      } catch (error) {
-        if (!this.#isStopping) this.#setting.warn(asSluiceError(error))
-      }
-      this.#session = null
-      if (!this.#isStopping) await this.#pause()
-    }
-  }
-
-  async #pause(): Promise<void> {
-    await new Promise<void>(resolve => {
-      const timer = this.#setting.clock.after(RESTART_MS, resolve)
-      this.#wake = () => {
-        timer.cancel()
-        resolve()
-      }
-    })
-    this.#wake = null
+    await this.#sessions.stop()
   }
 }
 
@@ -397,8 +368,3 @@ class Session implements AssignmentHooks {
 
 /** Bytes for a topic of bytes: the compiler cannot see that they belong together. */
 const outgoing = (message: object): Publication['message'] => message as Publication['message']
-
-const asSluiceError = (error: unknown): SluiceError =>
-  isSluiceError(error)
-    ? error
-    : new SluiceError('INTERNAL', `the relay of deduplicated messages stopped: ${String(error)}`, {}, error)

@@ -17,7 +17,7 @@
  */
 
 import type { CommittedOffset, Engine, TopicPartition } from '../engine/engine.ts'
-import { isSluiceError, SluiceError } from '../errors.ts'
+import { asSluiceError, SluiceError } from '../errors.ts'
 import type { Clock, Timer } from '../lib/clock.ts'
 import { TimingWheel } from '../lib/timing-wheel.ts'
 import { Consumer } from './consumer.ts'
@@ -38,6 +38,7 @@ import { KeyTable } from './key-table.ts'
 import type { Message, MessageBatch } from './message.ts'
 import { rawTopic } from './raw-topic.ts'
 import { nextOccurrence, occurrenceOf, readSchedule, type StoredSchedule } from './schedule-record.ts'
+import { SessionLoop } from './session-loop.ts'
 import { type Holding, type Publication, Settler, substitutesOf } from './settler.ts'
 import { errorStory } from './system-headers.ts'
 import type { AnyTopic } from './topic.ts'
@@ -75,7 +76,6 @@ const HOLD_MS_MIN = 100
 /** Cancellations and changes of schedules are known after so long. */
 const STALE_MS = 500
 const REFRESH_MS_MAX = 1_000
-const RESTART_MS = 1_000
 const TRIM_MS = 60_000
 /** So many messages of a partition must be done before they are deleted. */
 const TRIM_MESSAGES = 10_000
@@ -83,55 +83,26 @@ const TRIM_MESSAGES = 10_000
 const FORGET_MS = 3_600_000
 const TARGETS_MAX = 1_000
 
-/** One session after the other: one that fails is followed by a new one, which begins from what is committed. */
 export class DelayRelay {
   readonly #setting: DelayRelaySetting
-  #session: Session | null = null
-  #running: Promise<void> | null = null
-  #isStopping = false
-  #wake: (() => void) | null = null
+  readonly #sessions: SessionLoop
 
   constructor(setting: DelayRelaySetting) {
     this.#setting = setting
+    const { clock, warn } = setting
+    const name = 'the relay of delayed messages'
+    this.#sessions = new SessionLoop({ clock, name, make: () => new Session(setting), warn })
   }
 
   /** Makes the topics and begins. Rejects with `UNSUPPORTED`, and with what topics cannot be made for. */
   async start(): Promise<void> {
     await this.#setting.topics.prepare()
-    if (this.#running !== null || this.#isStopping) return
-    this.#running = this.#run()
+    this.#sessions.start()
   }
 
   /** Carries out what has begun, gives its partitions back, and resolves. */
   async stop(): Promise<void> {
-    this.#isStopping = true
-    this.#wake?.()
-    await this.#session?.stop()
-    await this.#running
-  }
-
-  async #run(): Promise<void> {
-    while (!this.#isStopping) {
-      this.#session = new Session(this.#setting)
-      try {
-        await this.#session.run()
-      } catch (error) {
-        if (!this.#isStopping) this.#setting.warn(asSluiceError(error))
-      }
-      this.#session = null
-      if (!this.#isStopping) await this.#pause()
-    }
-  }
-
-  async #pause(): Promise<void> {
-    await new Promise<void>(resolve => {
-      const timer = this.#setting.clock.after(RESTART_MS, resolve)
-      this.#wake = () => {
-        timer.cancel()
-        resolve()
-      }
-    })
-    this.#wake = null
+    await this.#sessions.stop()
   }
 }
 
@@ -582,8 +553,3 @@ function strange({ rung, holding }: Lane, message: Message<unknown, unknown>): W
     headers: message.headerList(),
   }
 }
-
-const asSluiceError = (error: unknown): SluiceError =>
-  isSluiceError(error)
-    ? error
-    : new SluiceError('INTERNAL', `the relay of delayed messages stopped: ${String(error)}`, {}, error)

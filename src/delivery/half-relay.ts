@@ -11,7 +11,7 @@
 
 import { EventEmitter } from 'node:events'
 import type { CommitOffset, CommittedOffset, Engine, TopicPartition } from '../engine/engine.ts'
-import { isSluiceError, SluiceError } from '../errors.ts'
+import { asSluiceError, SluiceError } from '../errors.ts'
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts'
 import { Consumer } from './consumer.ts'
 import { HalfWebhooks } from './half-checker.ts'
@@ -22,8 +22,10 @@ import { atLeast } from './option.ts'
 import { Producer } from './producer.ts'
 import type { ProducerSetting } from './producer-options.ts'
 import { rawTopic } from './raw-topic.ts'
+import { SessionLoop } from './session-loop.ts'
 import { type Publication, Settler } from './settler.ts'
 import { type Transaction, Transactions } from './transaction.ts'
+import { emitError } from './warn.ts'
 
 export interface HalfRelayOptions {
   /** Partitions of the topics of half messages, if they are to be made. Default 4. */
@@ -61,7 +63,6 @@ const SAVE_MS = 5_000
 const PRUNE_MS = 3_600_000
 /** A relay that was killed holds up the next one for so long, if a transaction of its own was open. */
 const TRANSACTION_MS = 5_000
-const RESTART_MS = 1_000
 /** Partitions are read side by side, all that there are. */
 const PARTITIONS_MAX = 10_000
 
@@ -76,10 +77,7 @@ export class HalfRelay extends EventEmitter<HalfRelayEvents> {
   readonly #memoryBytesMax: number
   #producer: Producer | null = null
   #transactions: Transactions | null = null
-  #session: Session | null = null
-  #running: Promise<void> | null = null
-  #isStopping = false
-  #wake: (() => void) | null = null
+  #sessions: SessionLoop | null = null
 
   /** Throws `INVALID_ARGUMENT`. */
   constructor(setting: HalfRelaySetting, options: HalfRelayOptions = {}) {
@@ -101,91 +99,70 @@ export class HalfRelay extends EventEmitter<HalfRelayEvents> {
 
   /** Resolves when it is at work. Throws `UNSUPPORTED` where there are no transactions, and what topics cannot be made for. */
   async start(): Promise<void> {
-    if (this.#running !== null) return
+    if (this.#sessions !== null) return
     if (!this.#engine.supports.transactions) {
       throw new SluiceError(
         'UNSUPPORTED',
         `${this.#engine.url} has no transactions, which half messages need`,
       )
     }
-    this.#isStopping = false
     await provisionHalf(this.#engine, this.#partitions)
-    this.#producer = new Producer({}, { engine: this.#engine, clock: this.#clock })
-    this.#transactions = new Transactions(
+    if (this.#sessions !== null) return
+    const producer = new Producer({}, { engine: this.#engine, clock: this.#clock })
+    const transactions = new Transactions(
       this.#engine,
       this.#clock,
       `${this.#clientId}-half`,
       true,
       this.#delays,
     )
-    this.#running = this.#run(this.#producer, this.#transactions)
+    this.#producer = producer
+    this.#transactions = transactions
+    this.#sessions = new SessionLoop({
+      clock: this.#clock,
+      name: 'the relay of half messages',
+      make: () => this.#makeSession(producer, transactions),
+      warn: error => this.#warn(error),
+    })
+    this.#sessions.start()
   }
 
   /** Carries out what it has begun, gives its partitions back, and resolves. */
   async stop(): Promise<void> {
-    this.#isStopping = true
-    this.#wake?.()
-    await this.#session?.stop()
-    await this.#running
+    await this.#sessions?.stop()
     await this.#transactions?.close()
     await this.#producer?.close()
-    this.#running = null
+    this.#sessions = null
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.stop()
   }
 
-  /** One session after the other: one that fails is followed by a new one, which begins from what is committed. */
-  async #run(producer: Producer, transactions: Transactions): Promise<void> {
-    while (!this.#isStopping) {
-      let memory = this.#memoryBytesMax
-      const session = new Session({
-        engine: this.#engine,
-        clock: this.#clock,
-        clientId: this.#clientId,
-        pruneMs: this.#pruneMs,
-        webhooks: this.#webhooks,
-        producer,
-        transactions,
-        takeMemory: bytes => {
-          if (bytes > memory) return false
-          memory -= bytes
-          return true
-        },
-        rolledBack: event => this.emit('rolledBack', event),
-        warn: error => this.#warn(error),
-      })
-      this.#session = session
-      try {
-        await session.run()
-      } catch (error) {
-        if (!this.#isStopping) this.#warn(isSluiceError(error) ? error : defect(error))
-      }
-      this.#session = null
-      if (!this.#isStopping) await this.#pause(RESTART_MS)
-    }
-  }
-
-  async #pause(delayMs: number): Promise<void> {
-    await new Promise<void>(resolve => {
-      const timer = this.#clock.after(delayMs, resolve)
-      this.#wake = () => {
-        timer.cancel()
-        resolve()
-      }
+  #makeSession(producer: Producer, transactions: Transactions): Session {
+    let memory = this.#memoryBytesMax
+    return new Session({
+      engine: this.#engine,
+      clock: this.#clock,
+      clientId: this.#clientId,
+      pruneMs: this.#pruneMs,
+      webhooks: this.#webhooks,
+      producer,
+      transactions,
+      takeMemory: bytes => {
+        if (bytes > memory) return false
+        memory -= bytes
+        return true
+      },
+      rolledBack: event => this.emit('rolledBack', event),
+      warn: error => this.#warn(error),
     })
-    this.#wake = null
   }
 
   #warn(error: SluiceError): void {
-    if (this.listenerCount('error') > 0) this.emit('error', error)
-    else process.emitWarning(error.message, { type: 'SluiceWarning', code: error.code })
+    emitError(this, error)
   }
 }
-
-const defect = (error: unknown): SluiceError =>
-  new SluiceError('INTERNAL', `the relay of half messages stopped: ${String(error)}`, {}, error)
 
 interface SessionContext {
   readonly engine: Engine
@@ -373,7 +350,7 @@ class Session {
   #repeat(index: number, everyMs: number, work: () => Promise<void>): void {
     this.#timers[index] = this.#context.clock.after(everyMs, () => {
       work()
-        .catch(error => this.#context.warn(isSluiceError(error) ? error : defect(error)))
+        .catch(error => this.#context.warn(asSluiceError(error, 'the relay of half messages')))
         .finally(() => {
           if (this.#timers.length > 0) this.#repeat(index, everyMs, work)
         })

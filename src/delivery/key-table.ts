@@ -6,7 +6,7 @@
  */
 
 import type { Engine } from '../engine/engine.ts'
-import { isSluiceError, SluiceError } from '../errors.ts'
+import { asSluiceError, isSluiceError, type SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import { isRetriable } from './fetcher.ts'
 import { type Message, MessageBatch } from './message.ts'
@@ -156,6 +156,3 @@ export class KeyTable<V> {
     })
   }
 }
-
-const asSluiceError = (error: unknown): SluiceError =>
-  isSluiceError(error) ? error : new SluiceError('INTERNAL', String(error), {}, error)

@@ -12,6 +12,13 @@ export function atLeast(name: string, value: number, least: number): number {
   throw invalidOption(`${name} is a number from ${least} on, not ${shown(value)}`)
 }
 
+/** A whole number. */
+export function within(name: string, value: number, least: number, most = Number.MAX_SAFE_INTEGER): number {
+  if (Number.isSafeInteger(value) && value >= least && value <= most) return value
+  const range = most === Number.MAX_SAFE_INTEGER ? `from ${least} on` : `from ${least} to ${most}`
+  throw invalidOption(`${name} is a whole number ${range}, not ${shown(value)}`)
+}
+
 /** A length of time in milliseconds. */
 export function msOf(name: string, value: Duration): number {
   const ms = durationMs(value)

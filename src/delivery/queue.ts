@@ -37,6 +37,7 @@ import {
 } from './queue-options.ts'
 import { errorStory, systemHeader } from './system-headers.ts'
 import type { AnyTopic } from './topic.ts'
+import { emitError } from './warn.ts'
 import { concurrencyOf, timeoutMsOf, type WorkerStats } from './worker-options.ts'
 
 /** @internal What a `Sluice` hands to its queues. */
@@ -328,8 +329,7 @@ export class Queue<T extends AnyTopic | string = AnyTopic | string> extends Even
   }
 
   #warn(error: SluiceError): void {
-    if (this.listenerCount('error') > 0) (this as EventEmitter).emit('error', error)
-    else process.emitWarning(error.message, { type: 'SluiceWarning', code: error.code })
+    emitError(this as EventEmitter, error)
   }
 }
 

@@ -16,6 +16,7 @@ import type { HalfRolledBack } from './half-partition.ts'
 import { HALF_TOPIC } from './half-record.ts'
 import { HalfRelay } from './half-relay.ts'
 import { KeepAlive } from './keep-alive.ts'
+import { emitError } from './warn.ts'
 
 export interface RelayPart {
   /** Resolves when it is at work. Starting again does nothing. */
@@ -145,7 +146,6 @@ export class Relay extends EventEmitter<RelayEvents> {
   }
 
   #warn(error: SluiceError): void {
-    if (this.listenerCount('error') > 0) this.emit('error', error)
-    else process.emitWarning(error.message, { type: 'SluiceWarning', code: error.code })
+    emitError(this, error)
   }
 }

@@ -20,6 +20,7 @@ import type { Job } from './job.ts'
 import { KeepAlive } from './keep-alive.ts'
 import { errorStory } from './system-headers.ts'
 import { type AnyTopic, topicOf } from './topic.ts'
+import { emitError } from './warn.ts'
 import {
   concurrencyOf,
   dispatchOptions,
@@ -144,8 +145,7 @@ export class Worker<T extends AnyTopic | string = AnyTopic | string> extends Eve
   }
 
   #warn(error: SluiceError): void {
-    if (this.listenerCount('error') > 0) this.emit('error', error)
-    else process.emitWarning(error.message, { type: 'SluiceWarning', code: error.code })
+    emitError(this, error)
   }
 }
 

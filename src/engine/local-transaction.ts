@@ -1,8 +1,14 @@
-/** A transactional producer whose coordinator is in this process: its broker. */
+/**
+ * A transactional producer whose coordinator is in this process: its broker.
+ *
+ * A batch is appended while the note that its partition belongs to the transaction is still on its way to the disk. The decision is noted
+ * behind it in the same log, so once there is one, the note is durable, too. Who is killed before leaves a transaction behind that the stored table may not know,
+ * and the next start aborts it (`Transactions.#endForgotten`): no producer is left that could go on with it.
+ */
 
 import type { Broker } from '../broker/broker.ts'
 import type { TransactionalProducer } from '../broker/transaction.ts'
-import { isSluiceError, SluiceError } from '../errors.ts'
+import { type ErrorCode, isSluiceError, SluiceError } from '../errors.ts'
 import { asBuffer } from '../record/batch.ts'
 import type {
   CommitOffset,
@@ -18,7 +24,7 @@ export class LocalTransactionSession implements TransactionSession {
   readonly identity: ProducerIdentity
   readonly #broker: Broker
   readonly #producer: TransactionalProducer
-  /** Partitions of the transaction under way → when they are part of it as it is stored. */
+  /** Partitions of the transaction under way → when they are part of it as it is stored; refused at once, or never. */
   readonly #partitions = new Map<string, Promise<void>>()
   /** Whether anything may be in the transaction under way, and whether something is known to be. */
   #isOpen = false
@@ -41,9 +47,12 @@ export class LocalTransactionSession implements TransactionSession {
   async produce(topic: string, partition: number, batch: Uint8Array): Promise<Produced> {
     const { producerId, epoch } = this.identity
     const target = this.#broker.partition(topic, partition)
-    await this.#enlist(topic, partition)
-    // In the same turn as the append: it may have been ended, or fenced, meanwhile.
-    const refusal = this.#broker.transactions.checkAppend(producerId, epoch, topic, partition)
+    const enlisted = this.#enlist(topic, partition)
+    const { transactions } = this.#broker
+    const isPart = (): ErrorCode | null =>
+      transactions.checkAppend(producerId, epoch, topic, partition, false)
+    if (isPart() !== null) await enlisted // which says why not
+    const refusal = isPart()
     if (refusal !== null) {
       const message = `${topic}/${partition}: the transaction was ended meanwhile`
       throw new SluiceError(refusal === 'INVALID_TXN_STATE' ? refusal : 'PRODUCER_FENCED', message, {

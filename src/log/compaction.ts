@@ -24,6 +24,7 @@
 import { SluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Disk } from '../lib/disk.ts'
+import { releaseOwned } from '../lib/memory.ts'
 import {
   asBuffer,
   BATCH_HEADER_BYTES,
@@ -371,11 +372,15 @@ export class Compaction {
     let position = 0
     let due = segment.baseOffset
     let wanted = READ_BYTES
+    let ahead: Ahead | null = null
     while (position < segment.size) {
       this.#check(segment)
       const asked = Math.min(wanted, segment.size - position)
-      let bytes = asBuffer(await segment.file.read(position, asked))
+      const reading = ahead?.position === position ? ahead.bytes : segment.file.read(position, asked)
+      const piece = await reading
+      let bytes = asBuffer(piece)
       let at = 0
+      ahead = readAhead(segment, position + wholeBatches(bytes))
       for (;;) {
         const wrong = bytes.length - at < BATCH_HEADER_BYTES ? null : checkHeader(bytes, at, bytes.length)
         if (wrong !== null) throw damage(segment, position + at, wrong)
@@ -400,6 +405,7 @@ export class Compaction {
       }
       if (at > 0) wanted = READ_BYTES
       position += at
+      releaseOwned(piece)
       const pending = afterPiece()
       if (pending !== null) await pending
     }
@@ -441,6 +447,30 @@ const damage = (segment: Segment, position: number, wrong: string): SluiceError 
     `${segment.path} is damaged at position ${position}: ${wrong}; the partition is not compacted`,
     { file: segment.path, position },
   )
+
+/** What is being read while what lies before it is worked on. */
+interface Ahead {
+  readonly position: number
+  readonly bytes: Uint8Array | Promise<Uint8Array>
+}
+
+function readAhead(segment: Segment, position: number): Ahead | null {
+  if (position >= segment.size || segment.removed) return null
+  const bytes = segment.file.read(position, Math.min(READ_BYTES, segment.size - position))
+  if (bytes instanceof Promise) bytes.catch(() => {}) // nobody may come to ask for it
+  return { position, bytes }
+}
+
+/** Where the last batch ends that lies in the bytes as a whole, as far as unchecked headers can be believed. */
+function wholeBatches(bytes: Buffer): number {
+  let at = 0
+  while (bytes.length - at >= BATCH_HEADER_BYTES) {
+    const length = batchBytes(bytes, at)
+    if (length < BATCH_HEADER_BYTES || at + length > bytes.length) break
+    at += length
+  }
+  return at
+}
 
 /** Writes the new segment, and empty batches where others were left out. */
 class CleanedWriter {

@@ -10,6 +10,7 @@ import { SluiceError } from '../errors.ts'
 import { DiskError } from '../lib/disk.ts'
 import { asBuffer, BATCH_HEADER_BYTES, batchBytes, lastOffset, maxTimestamp } from '../record/batch.ts'
 import { RecordCursor } from '../record/cursor.ts'
+import type { ReadAhead } from './read-ahead.ts'
 import { locate } from './salvage.ts'
 import { readFully } from './scan.ts'
 import type { Segment } from './segment.ts'
@@ -36,6 +37,8 @@ interface ReadRequest {
   /** The first batches that hold the offset have no records, and were stepped over: they are served if nothing comes behind them. */
   empty: number
   passEmpty: boolean
+  /** It goes on where another one ended. */
+  readonly isSequel: boolean
 }
 
 /** What there is to read. */
@@ -53,10 +56,12 @@ const PLACES_REMEMBERED = 64
 
 export class LogReader {
   readonly #host: ReadableLog
+  readonly #ahead: ReadAhead
   readonly #places = new Map<number, Place>()
 
-  constructor(host: ReadableLog) {
+  constructor(host: ReadableLog, ahead: ReadAhead) {
     this.#host = host
+    this.#ahead = ahead
   }
 
   /** To be called when segments go. */
@@ -73,7 +78,8 @@ export class LogReader {
   read(offset: number, bytesMax: number, limit: number): Buffer | Promise<Buffer> {
     if (offset < this.#host.startOffset() || offset > this.#host.endOffset()) throw this.#outOfRange(offset)
     if (offset >= limit) return EMPTY
-    const { segment, position, due } = this.#places.get(offset) ?? this.#placeOf(offset)
+    const remembered = this.#places.get(offset)
+    const { segment, position, due } = remembered ?? this.#placeOf(offset)
     const bytesWanted = Math.max(bytesMax, BATCH_HEADER_BYTES)
     return this.#read({
       segment,
@@ -86,6 +92,7 @@ export class LogReader {
       checked: false,
       empty: -1,
       passEmpty: true,
+      isSequel: remembered !== undefined,
     })
   }
 
@@ -185,8 +192,9 @@ export class LogReader {
         this.#locate(request, 0, 'the file ends here')
       else Object.assign(request, startOf(next))
     }
-    const available = request.segment.size - request.position
-    return request.segment.file.read(request.position, Math.min(request.bytesWanted, available))
+    const { segment, position } = request
+    const asked = Math.min(request.bytesWanted, segment.size - position)
+    return this.#ahead.take(segment, position, asked) ?? segment.file.read(position, asked)
   }
 
   /** Takes from bytes that were read what is wanted; null if there is more to read first. */
@@ -196,6 +204,7 @@ export class LogReader {
     switch (selection.kind) {
       case 'found':
         this.#remember(selection.next, request.segment, request.position + selection.end)
+        if (request.isSequel && !trusted) this.#readAhead(request, request.position + selection.end)
         return bytes.subarray(selection.start, selection.end)
       case 'more':
         if (selection.skip === 0) return this.#takeLonger(request, bytes, selection.needed)
@@ -256,6 +265,12 @@ export class LogReader {
     request.bytesWanted = request.bytesMax // a damaged header may have asked for any number
     request.checked = true
     return null
+  }
+
+  /** The next one will ask for as much, if there is as much. */
+  #readAhead({ segment, bytesMax }: ReadRequest, position: number): void {
+    if (!segment.removed && segment.size - position >= bytesMax)
+      this.#ahead.begin(segment, position, bytesMax)
   }
 
   #remember(offset: number, segment: Segment, position: number): void {

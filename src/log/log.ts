@@ -180,14 +180,15 @@ export class Log {
       if (segment.baseOffset >= found.walkedFrom) this.#unsyncedIndexes.add(segment)
       if (segment.baseOffset >= found.walkedFrom || segment === this.#active) this.#unsynced.add(segment)
     }
-    this.#reader = new LogReader({
+    const readable = {
       segments: () => this.#segments,
       startOffset: () => this.#startOffset,
       endOffset: () => this.#endOffset,
       checkOpen: () => {
         if (this.#closed) throw this.#failure
       },
-    })
+    }
+    this.#reader = new LogReader(readable, options.files.ahead)
     this.#commit = new GroupCommit(found.durableOffset, {
       clock: options.clock,
       endOffset: () => this.#endOffset,

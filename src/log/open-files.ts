@@ -5,8 +5,11 @@
  */
 
 import type { Disk, DiskFile } from '../lib/disk.ts'
+import { ReadAhead } from './read-ahead.ts'
 
 export class OpenFiles {
+  /** What is read of them before it is asked for. */
+  readonly ahead = new ReadAhead()
   readonly #disk: Disk
   readonly #countMax: number
   /** In order of use, the least recent first. */

@@ -40,7 +40,7 @@ test('migrate makes the tables once, or prints how to', async () => {
   const printed = await told('outbox', 'migrate', '--print', '--database', 'postgres://nobody@nowhere/db')
   const statements = migrationStatements('postgres')
   expect(printed.split(';\n').slice(0, -2)).toEqual(statements.slice(0, -1))
-  expect(printed).toMatch(/^CREATE TABLE sluice_outbox \(.*bytea/m)
+  expect(printed).toMatch(/^CREATE TABLE IF NOT EXISTS sluice_outbox \(.*bytea/m)
 })
 
 test('status, relay, requeue and clean', async () => {

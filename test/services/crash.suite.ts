@@ -1,10 +1,12 @@
 /**
- * SIGKILL of the application, a relay, a consumer, the database server and the broker, one after another at moments chosen by what has been done, under
+ * SIGKILL of the application, a relay, a consumer, the database server (SQLite: of all that use it) and the broker, one after another at moments chosen by what has been done, under
  * load: every committed order has its message once, no message is without its order, the order of keys is kept, and every message has its
  * effect once. SLUICE_CRASH_ROUNDS (default 5): kills.
  */
 
 import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { SluiceServer } from '../../compat/server.ts'
@@ -13,7 +15,7 @@ import { migrate } from '../../src/database/schema.ts'
 import { numberOf } from '../../src/database/session.ts'
 import { open } from '../../src/open.ts'
 import { type CrashTask, openDatabase } from './crash/database-of.ts'
-import { startMariadb, startPostgres } from './services.ts'
+import { type Connection, startMariadb, startPostgres } from './services.ts'
 
 const ROUNDS = Number(process.env.SLUICE_CRASH_ROUNDS ?? 5)
 const SETTLE_MS_MAX = 180_000
@@ -57,9 +59,33 @@ class Worker {
   }
 }
 
+/** SQLite is in the processes that use it: killing it is killing them. */
+function sqliteFile(): Database {
+  const folder = mkdtempSync(join(tmpdir(), 'sluice-crash-'))
+  return {
+    connection: join(folder, 'shop.db'),
+    kill: workers => Promise.all(workers.map(worker => worker.kill())),
+    start: workers => workers.map(worker => worker.start()),
+    [Symbol.asyncDispose]: async () => rmSync(folder, { recursive: true, force: true }),
+  }
+}
+
+interface Database extends AsyncDisposable {
+  readonly connection: Connection | string
+  kill(workers: readonly Worker[]): Promise<unknown>
+  start(workers: readonly Worker[]): unknown
+}
+
+const autoId = {
+  postgres: 'bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY',
+  mariadb: 'bigint AUTO_INCREMENT PRIMARY KEY',
+  sqlite: 'integer PRIMARY KEY AUTOINCREMENT',
+} as const
+
 for (const [kind, startDatabase] of [
-  ['postgres', startPostgres],
-  ['mariadb', startMariadb],
+  ['postgres', (): Promise<Database> => startPostgres()],
+  ['mariadb', (): Promise<Database> => startMariadb()],
+  ['sqlite', async () => sqliteFile()],
 ] as const) {
   test(`${kind}: exactly once across ${ROUNDS} kills`, {
     timeout: 120_000 + ROUNDS * 20_000 + SETTLE_MS_MAX,
@@ -69,13 +95,9 @@ for (const [kind, startDatabase] of [
     await broker.start()
     const { connection } = service
     const url = `kafka://${broker.address}`
-    const { database, native } = openDatabase({ kind, connection })
+    const { database, native, close } = openDatabase({ kind, connection })
     await migrate(database)
-    const id =
-      kind === 'postgres'
-        ? 'bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY'
-        : 'bigint AUTO_INCREMENT PRIMARY KEY'
-    await database.query(`CREATE TABLE orders (id ${id}, order_key varchar(50))`)
+    await database.query(`CREATE TABLE orders (id ${autoId[kind]}, order_key varchar(50))`)
     await database.query('CREATE TABLE effects (order_id bigint)')
     const setup = await open({ url })
     await setup.createTopic('orders', { partitions: 4 })
@@ -111,8 +133,8 @@ for (const [kind, startDatabase] of [
         })
         const victim = round % 5
         if (victim === 3) {
-          await service.kill()
-          await service.start()
+          await service.kill(all)
+          await service.start(all)
         } else if (victim === 4) {
           await broker.end('SIGKILL')
           await broker.start()
@@ -150,7 +172,7 @@ for (const [kind, startDatabase] of [
       )
     } finally {
       await Promise.all(all.map(worker => worker.kill()))
-      await (native as unknown as { end(): Promise<void> }).end()
+      await close()
     }
   })
 }

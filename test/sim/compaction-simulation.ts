@@ -69,7 +69,7 @@ export async function simulateCompaction(seed: number, options: SimulationOption
   } catch (error) {
     const what = error instanceof Error ? (error.stack ?? error.message) : String(error)
     throw new Error(
-      `seed ${seed}: ${what}\n  run it alone: SLUICE_SIM_SEED=${seed} npx vitest run test/sim/compaction.test.ts`,
+      `seed ${seed}: ${what}\n  run it alone: SLUICE_SIM_SEED=${seed} npm run test:sim -- test/sim/compaction.sim.ts`,
       { cause: error },
     )
   }

@@ -70,7 +70,7 @@ export async function simulate(seed: number, options: SimulationOptions = {}): P
   } catch (error) {
     const what = error instanceof Error ? error.message : String(error)
     throw new Error(
-      `seed ${seed}: ${what}\n  run it alone: SLUICE_SIM_SEED=${seed} npx vitest run test/sim/log.test.ts`,
+      `seed ${seed}: ${what}\n  run it alone: SLUICE_SIM_SEED=${seed} npm run test:sim -- test/sim/log.sim.ts`,
       { cause: error },
     )
   }

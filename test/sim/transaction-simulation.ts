@@ -67,7 +67,7 @@ export async function simulateTransactions(seed: number, options: SimulationOpti
   } catch (error) {
     const what = error instanceof Error ? (error.stack ?? error.message) : String(error)
     throw new Error(
-      `seed ${seed}: ${what}\n  run it alone: SLUICE_SIM_SEED=${seed} npx vitest run test/sim/transaction.test.ts`,
+      `seed ${seed}: ${what}\n  run it alone: SLUICE_SIM_SEED=${seed} npm run test:sim -- test/sim/transaction.sim.ts`,
       { cause: error },
     )
   } finally {

@@ -10,6 +10,12 @@ const KEYS = 5
 /** Between two transactions: several processes share a machine with a server that is to start again. */
 const PAUSE_MS = 10
 
+const lastId = {
+  postgres: 'SELECT lastval() AS id',
+  mysql: 'SELECT LAST_INSERT_ID() AS id',
+  sqlite: 'SELECT last_insert_rowid() AS id',
+} as const
+
 class RolledBack extends Error {}
 
 for (let step = 0; ; step++) {
@@ -19,8 +25,7 @@ for (let step = 0; ; step++) {
       for (let index = 0; index < orders; index++) {
         const key = `${task.name}-${(step + index) % KEYS}`
         await tx.query('INSERT INTO orders (order_key) VALUES (?)', [key])
-        const last = tx.dialect === 'mysql' ? 'SELECT LAST_INSERT_ID() AS id' : 'SELECT lastval() AS id'
-        const { rows } = await tx.query(last)
+        const { rows } = await tx.query(lastId[tx.dialect])
         await outbox(tx).publish('orders', { key, value: String(rows[0].id) })
       }
       if (step % 5 === 4) throw new RolledBack()

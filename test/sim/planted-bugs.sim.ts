@@ -107,7 +107,9 @@ test('nothing planted, nothing found', async () => {
 
 test('a failure names its seed and how to run it alone', async () => {
   const message = await firstFailure(200, { disguise: lying({ syncDirectory: () => Promise.resolve() }) })
-  expect(message).toMatch(/^seed (\d+): [\s\S]*SLUICE_SIM_SEED=\1 npx vitest run test\/sim\/log\.test\.ts/)
+  expect(message).toMatch(
+    /^seed (\d+): [\s\S]*SLUICE_SIM_SEED=\1 npm run test:sim -- test\/sim\/log\.sim\.ts/,
+  )
 })
 
 test('nobody looks at checksums', async () => {

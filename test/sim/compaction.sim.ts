@@ -1,6 +1,6 @@
 /**
  * The simulation of compaction over many seeds, and bugs planted to see that it finds them. `SLUICE_SIM_SEEDS` and
- * `SLUICE_SIM_SEED` as in `log.test.ts`. What a failed sync of the folder leaves in the dark takes a chain of events that only a seed
+ * `SLUICE_SIM_SEED` as in `log.sim.ts`. What a failed sync of the folder leaves in the dark takes a chain of events that only a seed
  * in thousands has: bugs there are looked for by `../log/failed-sync.test.ts`, one moment after another. Nor is a read that is half-way
  * in a segment when it is replaced left to chance: `../log/compaction.test.ts`.
  */
