@@ -463,13 +463,33 @@ export class Broker {
     commits: readonly OffsetCommit[],
     adds: boolean,
   ): Promise<(ErrorCode | null)[]> {
-    this.#assertOpen()
-    if (identity !== null) this.#checkCommit(group, identity, true)
-    const results = commits.map(commit => this.#offsetRefusal(group, identity, commit))
-    const accepted = commits.filter((_, index) => results[index] === null)
+    const { results, accepted } = this.#sortOffsets(group, identity, commits)
     const added = adds ? this.#transactions.addGroup(producer, group) : undefined
     await Promise.all([added, this.#transactions.stageOffsets(producer, group, accepted)])
     return results
+  }
+
+  /** The same for a producer in this process, with `adds`. Throws what `stageOffsets` rejects with. */
+  enlistOffsets(
+    producer: TransactionalProducer,
+    group: string,
+    identity: MemberIdentity | null,
+    commits: readonly OffsetCommit[],
+  ): (ErrorCode | null)[] {
+    const { results, accepted } = this.#sortOffsets(group, identity, commits)
+    this.#transactions.enlistOffsets(producer, group, accepted)
+    return results
+  }
+
+  #sortOffsets(
+    group: string,
+    identity: MemberIdentity | null,
+    commits: readonly OffsetCommit[],
+  ): { results: (ErrorCode | null)[]; accepted: OffsetCommit[] } {
+    this.#assertOpen()
+    if (identity !== null) this.#checkCommit(group, identity, true)
+    const results = commits.map(commit => this.#offsetRefusal(group, identity, commit))
+    return { results, accepted: commits.filter((_, index) => results[index] === null) }
   }
 
   /** The transaction coordinator. */

@@ -170,6 +170,21 @@ export class Transactions {
     return added
   }
 
+  /**
+   * A producer in this process is about to append to a partition. Not stored before the decision, with which it is: whoever could go on with
+   * the transaction ends with the broker, and the start ends what it left (`#endForgotten`). Throws as `addPartitions` rejects.
+   */
+  enlist(producer: TransactionalProducer, topic: string, partition: number): void {
+    this.#take(producer, this.#table.addPartitions(producer, [[topic, partition]], this.#clock.now()))
+  }
+
+  /** The same for offsets of a group. Throws as `stageOffsets` rejects. */
+  enlistOffsets(producer: TransactionalProducer, group: string, commits: readonly OffsetCommit[]): void {
+    this.#take(producer, this.#table.addGroup(producer, group, this.#clock.now()))
+    this.#checkStaged(producer, commits)
+    this.#take(producer, this.#table.stageOffsets(producer, group, commits))
+  }
+
   /** Resolves when what was added to the producer's transaction so far is stored; null if it is. */
   adding(producerId: number): Promise<void> | null {
     return this.#adding.get(producerId) ?? null
@@ -179,18 +194,24 @@ export class Transactions {
     return this.#change(producer, this.#table.addGroup(producer, group, this.#clock.now()))
   }
 
-  stageOffsets(
+  async stageOffsets(
     producer: TransactionalProducer,
     group: string,
     commits: readonly OffsetCommit[],
   ): Promise<void> {
-    const known = this.#table.of(producer.producerId)
+    this.#checkStaged(producer, commits)
+    await this.#change(producer, this.#table.stageOffsets(producer, group, commits))
+  }
+
+  #checkStaged(
+    { producerId, transactionalId }: TransactionalProducer,
+    commits: readonly OffsetCommit[],
+  ): void {
+    const known = this.#table.of(producerId)
     const bytes = bytesOf(commits) + (known === undefined ? 0 : bytesStaged(known))
-    if (bytes > STAGED_BYTES_MAX) {
-      const message = `transactional id "${producer.transactionalId}": offsets of ${bytes} bytes are more than a transaction takes (${STAGED_BYTES_MAX})`
-      return Promise.reject(new SluiceError('INVALID_ARGUMENT', message, { bytes }))
-    }
-    return this.#change(producer, this.#table.stageOffsets(producer, group, commits))
+    if (bytes <= STAGED_BYTES_MAX) return
+    const message = `transactional id "${transactionalId}": offsets of ${bytes} bytes are more than a transaction takes (${STAGED_BYTES_MAX})`
+    throw new SluiceError('INVALID_ARGUMENT', message, { bytes })
   }
 
   hasStaged(group: string, topic: string, partition: number): boolean {
@@ -199,19 +220,10 @@ export class Transactions {
     return false
   }
 
-  /**
-   * Why a producer's batch must not be appended; null if it may be. `mustBeStored`: the partition has to be part of the stored transaction by
-   * now, for who may go on after a crash of the broker.
-   */
-  checkAppend(
-    producerId: number,
-    epoch: number,
-    topic: string,
-    partition: number,
-    mustBeStored = true,
-  ): ErrorCode | null {
+  /** Why a producer's batch must not be appended; null if it may be: its partition is part of the stored transaction. */
+  checkAppend(producerId: number, epoch: number, topic: string, partition: number): ErrorCode | null {
     const refusal = this.#table.checkAppend(producerId, epoch, topic, partition)
-    if (refusal !== null || !mustBeStored || this.#unstored.size === 0) return refusal
+    if (refusal !== null || this.#unstored.size === 0) return refusal
     const transaction = this.#table.of(producerId)
     const isUnstored = transaction && this.#unstored.get(transaction)?.has(placeOf(topic, partition))
     return isUnstored ? 'INVALID_TXN_STATE' : null
@@ -292,14 +304,21 @@ export class Transactions {
     }
   }
 
-  #change(
-    { transactionalId }: TransactionalProducer,
+  async #change(
+    producer: TransactionalProducer,
     step: ReturnType<TransactionTable['addPartitions']>,
   ): Promise<void> {
-    if (step.kind === 'refused') return Promise.reject(refusal(step.error, transactionalId))
+    await this.#store(this.#take(producer, step))
+  }
+
+  #take(
+    { transactionalId }: TransactionalProducer,
+    step: ReturnType<TransactionTable['addPartitions']>,
+  ): Transaction {
+    if (step.kind === 'refused') throw refusal(step.error, transactionalId)
     const { startTime, timeoutMs } = step.transaction
     this.#watch(startTime + timeoutMs)
-    return this.#store(step.transaction)
+    return step.transaction
   }
 
   #store(transaction: Transaction): Promise<void> {

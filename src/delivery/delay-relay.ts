@@ -19,6 +19,7 @@
 import type { CommittedOffset, Engine, TopicPartition } from '../engine/engine.ts'
 import { asSluiceError, SluiceError } from '../errors.ts'
 import type { Clock, Timer } from '../lib/clock.ts'
+import { Fifo } from '../lib/fifo.ts'
 import { TimingWheel } from '../lib/timing-wheel.ts'
 import { Consumer } from './consumer.ts'
 import type { AssignmentHooks } from './consumer-options.ts'
@@ -64,11 +65,13 @@ const TRANSACTION_MS = 10_000
 const local = { sessionTimeoutMs: 1_800_000, waitMs: 3_600_000 }
 const remote = { sessionTimeoutMs: 10_000, waitMs: 500 }
 /** Small: a partition whose first message is not due is read in vain. */
-const FETCH_BYTES_MAX = 256 * 1024
+const FETCH_BYTES_MAX = 64 * 1024
 const BUFFER_BYTES_MAX = 4 * 1024 * 1024
 /** Messages on their way, and their bytes. */
 const IN_HAND_MAX = 100_000
 const IN_HAND_BYTES_MAX = 32 * 1024 * 1024
+/** Messages in one transaction that only move to the next rung. */
+const MOVES_MAX = 500
 /** What an entry costs beside the message's bytes, roughly. */
 const ENTRY_BYTES = 500
 /** A rung is not looked at more often; what it holds has at least so long left. */
@@ -117,15 +120,18 @@ interface Lane {
   isGoing: boolean
   messages: number
   bytes: number
+  /** Messages of it that are on their way to the next rung. */
+  moving: number
   trimmedTo: number
 }
 
 /** A message on its way. */
+/** A message in hand. As it was read: decoded it would be many objects, which the garbage collector moves about while they wait. */
 interface Entry {
   readonly lane: Lane
-  readonly offset: number
+  readonly message: Message<unknown, unknown>
   readonly bytes: number
-  readonly waiting: Waiting
+  readonly dueAt: number
 }
 
 class Session implements AssignmentHooks {
@@ -144,6 +150,8 @@ class Session implements AssignmentHooks {
   #timerAt = 0
   #isFiring = false
   #trimTimer: Timer | null = null
+  readonly #moves = new Fifo<Entry>()
+  #moving = 0
   #messages = 0
   #bytes = 0
   #refusal: SluiceError | null = null
@@ -235,6 +243,7 @@ class Session implements AssignmentHooks {
       isGoing: false,
       messages: 0,
       bytes: 0,
+      moving: 0,
       trimmedTo: committed?.offset ?? position,
     })
   }
@@ -263,6 +272,7 @@ class Session implements AssignmentHooks {
       lane.timer?.cancel()
       this.#messages -= lane.messages
       this.#bytes -= lane.bytes
+      this.#moving -= lane.moving
     }
   }
 
@@ -308,20 +318,43 @@ class Session implements AssignmentHooks {
   }
 
   #begin(lane: Lane, message: Message<unknown, unknown>, now: number): void {
-    const waiting = readWaiting(message) ?? strange(lane, message)
+    const waiting = waitingOf(lane, message)
     const bytes = ENTRY_BYTES + (waiting.key?.length ?? 0) + (waiting.value?.length ?? 0)
-    const entry: Entry = { lane, offset: message.offset, bytes, waiting }
+    const entry: Entry = { lane, message, bytes, dueAt: waiting.dueAt }
     lane.messages++
     lane.bytes += bytes
     this.#messages++
     this.#bytes += bytes
     const remainingMs = waiting.dueAt - now
     if (remainingMs <= WHEEL_MS) this.#wheel.schedule(waiting.dueAt, entry)
-    else if (this.#cancelled.values.has(waiting.id)) this.#drop(entry)
+    else if (this.#cancelled.values.has(waiting.id)) this.#drop(entry, waiting)
     else {
-      const { key, value, headers } = waiting
-      this.#finish(entry, [{ topic: rungFor(remainingMs).topic, message: outgoing({ key, value, headers }) }])
+      this.#moves.push(entry)
+      this.#moveSome()
     }
+  }
+
+  /** Down the ladder. What is due must not wait for thousands of these, which have time left. */
+  #moveSome(): void {
+    while (this.#moving < MOVES_MAX && this.#moves.length > 0) {
+      const entry = this.#moves.shift() as Entry
+      const { lane, message, dueAt } = entry
+      if (lane.holding.isLost) continue
+      const remainingMs = dueAt - this.#clock.now()
+      if (remainingMs <= WHEEL_MS) {
+        this.#wheel.schedule(dueAt, entry)
+        continue
+      }
+      const { key, value, headers } = waitingOf(lane, message)
+      const { topic } = rungFor(remainingMs)
+      lane.moving++
+      this.#moving++
+      this.#finish(entry, [{ topic, message: outgoing({ key, value, headers }) }], () => {
+        lane.moving--
+        if (!lane.holding.isLost) this.#moving--
+      })
+    }
+    this.#arm()
   }
 
   // What is due.
@@ -358,12 +391,13 @@ class Session implements AssignmentHooks {
   }
 
   #deliver(entry: Entry): void {
-    const { waiting, lane } = entry
+    const { lane } = entry
     if (lane.holding.isLost) return
+    const waiting = waitingOf(lane, entry.message)
     const occurrence = occurrenceOf(waiting)
-    if (waiting.target === lane.rung.topic.name) this.#bury(entry)
+    if (waiting.target === lane.rung.topic.name) this.#bury(entry, waiting)
     else if (occurrence !== null) this.#deliverOccurrence(entry, occurrence, true)
-    else if (this.#cancelled.values.has(waiting.id)) this.#drop(entry)
+    else if (this.#cancelled.values.has(waiting.id)) this.#drop(entry, waiting)
     else this.#finish(entry, [this.#delivery(waiting)])
   }
 
@@ -373,7 +407,7 @@ class Session implements AssignmentHooks {
     occurrence: { readonly name: string; readonly version: string },
     mayBeStale: boolean,
   ): void {
-    const { waiting } = entry
+    const waiting = waitingOf(entry.lane, entry.message)
     const schedule = this.#schedules.values.get(occurrence.name)
     if (schedule?.version !== occurrence.version) {
       if (mayBeStale) void this.#askAgain(entry, occurrence)
@@ -422,22 +456,21 @@ class Session implements AssignmentHooks {
     return target
   }
 
-  #drop(entry: Entry): void {
-    const { id } = entry.waiting
+  #drop(entry: Entry, { id }: Waiting): void {
     this.#finish(entry, [forgetting(id)], () => this.#cancelled.forget(id))
   }
 
   /** Somebody has written something into the rung that is no delayed message. */
-  #bury(entry: Entry): void {
-    const message = `${entry.waiting.target}/${entry.lane.holding.partition} offset ${entry.offset} is no delayed message`
-    const error = new SluiceError('INVALID_RECORD', message, { topic: entry.waiting.target })
+  #bury(entry: Entry, waiting: Waiting): void {
+    const message = `${waiting.target}/${entry.lane.holding.partition} offset ${entry.message.offset} is no delayed message`
+    const error = new SluiceError('INVALID_RECORD', message, { topic: waiting.target })
     this.#setting.warn(error)
-    this.#finish(entry, [this.#letter(entry.waiting, error)])
+    this.#finish(entry, [this.#letter(waiting, error)])
   }
 
   #finish(entry: Entry, publications: readonly Publication[], then?: () => void): void {
-    const { lane, offset, bytes } = entry
-    this.#settler.finishWith(lane.holding, offset, publications, () => {
+    const { lane, message, bytes } = entry
+    this.#settler.finishWith(lane.holding, message.offset, publications, () => {
       lane.messages--
       lane.bytes -= bytes
       if (!lane.holding.isLost) {
@@ -485,6 +518,7 @@ class Session implements AssignmentHooks {
   // Afterwards.
 
   #settled(): void {
+    this.#moveSome()
     this.#trimTimer ??= this.#clock.after(TRIM_MS, () => void this.#trim())
     if (this.#messages >= IN_HAND_MAX || this.#bytes >= IN_HAND_BYTES_MAX) return
     for (const lane of this.#lanes.values()) {
@@ -539,6 +573,9 @@ const forgetting = (id: string): Publication => ({
   topic: cancelledTopic as AnyTopic,
   message: outgoing({ key: Buffer.from(id), value: null }),
 })
+
+const waitingOf = (lane: Lane, message: Message<unknown, unknown>): Waiting =>
+  readWaiting(message) ?? strange(lane, message)
 
 /** What is no delayed message, as one that is due now and addressed to the rung that it lies in. */
 function strange({ rung, holding }: Lane, message: Message<unknown, unknown>): Waiting {

@@ -1,14 +1,14 @@
 /**
  * A transactional producer whose coordinator is in this process: its broker.
  *
- * A batch is appended while the note that its partition belongs to the transaction is still on its way to the disk. The decision is noted
- * behind it in the same log, so once there is one, the note is durable, too. Who is killed before leaves a transaction behind that the stored table may not know,
- * and the next start aborts it (`Transactions.#endForgotten`): no producer is left that could go on with it.
+ * What it is about to write is not stored before the decision, with which it is: so it waits for the disk once less than a remote one. Who is
+ * killed before leaves a transaction behind that the stored table does not know, and the next start aborts it: no producer is left that
+ * could go on with it.
  */
 
 import type { Broker } from '../broker/broker.ts'
 import type { TransactionalProducer } from '../broker/transaction.ts'
-import { type ErrorCode, isSluiceError, SluiceError } from '../errors.ts'
+import { isSluiceError, SluiceError } from '../errors.ts'
 import { asBuffer } from '../record/batch.ts'
 import type {
   CommitOffset,
@@ -24,8 +24,6 @@ export class LocalTransactionSession implements TransactionSession {
   readonly identity: ProducerIdentity
   readonly #broker: Broker
   readonly #producer: TransactionalProducer
-  /** Partitions of the transaction under way → when they are part of it as it is stored; refused at once, or never. */
-  readonly #partitions = new Map<string, Promise<void>>()
   /** Whether anything may be in the transaction under way, and whether something is known to be. */
   #isOpen = false
   #isBegun = false
@@ -45,20 +43,11 @@ export class LocalTransactionSession implements TransactionSession {
   }
 
   async produce(topic: string, partition: number, batch: Uint8Array): Promise<Produced> {
-    const { producerId, epoch } = this.identity
     const target = this.#broker.partition(topic, partition)
-    const enlisted = this.#enlist(topic, partition)
-    const { transactions } = this.#broker
-    const isPart = (): ErrorCode | null =>
-      transactions.checkAppend(producerId, epoch, topic, partition, false)
-    if (isPart() !== null) await enlisted // which says why not
-    const refusal = isPart()
-    if (refusal !== null) {
-      const message = `${topic}/${partition}: the transaction was ended meanwhile`
-      throw new SluiceError(refusal === 'INVALID_TXN_STATE' ? refusal : 'PRODUCER_FENCED', message, {
-        ...{ topic, partition },
-      })
-    }
+    this.#isOpen = true
+    // In the same turn as the append: it may be ended, or fenced, meanwhile.
+    this.#broker.transactions.enlist(this.#producer, topic, partition)
+    this.#isBegun = true
     const { appended, done } = target.append(asBuffer(batch), undefined, true)
     if (done !== null) await done
     return { baseOffset: appended.baseOffset, appendTime: appended.appendTime }
@@ -71,7 +60,7 @@ export class LocalTransactionSession implements TransactionSession {
         ? null
         : { memberId: member.memberId, generation: member.generation, instanceId: member.instanceId }
     const commits = offsets.map(withMetadata)
-    const refusals = await this.#broker.stageOffsets(this.#producer, group, identity, commits, true)
+    const refusals = this.#broker.enlistOffsets(this.#producer, group, identity, commits)
     this.#isBegun = true
     const index = refusals.findIndex(refusal => refusal !== null)
     if (index < 0) return
@@ -94,23 +83,5 @@ export class LocalTransactionSession implements TransactionSession {
     })
     this.#isOpen = false
     this.#isBegun = false
-    this.#partitions.clear()
-  }
-
-  #enlist(topic: string, partition: number): Promise<void> {
-    const name = `${topic}/${partition}`
-    let enlisted = this.#partitions.get(name)
-    if (enlisted === undefined) {
-      this.#isOpen = true
-      enlisted = this.#broker.transactions.addPartitions(this.#producer, [[topic, partition]])
-      this.#partitions.set(name, enlisted)
-      enlisted.then(
-        () => {
-          this.#isBegun = true
-        },
-        () => this.#partitions.delete(name),
-      )
-    }
-    return enlisted
   }
 }
