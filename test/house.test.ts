@@ -115,6 +115,7 @@ const mayImport: Record<string, readonly string[]> = {
     'engine',
     'engine/engine.ts',
     'delivery',
+    'open.ts',
     'index.ts',
     'server/http',
     'server/kafka',

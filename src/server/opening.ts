@@ -1,6 +1,7 @@
 /** Opens the queue that a set of options describes, for the server and for the commands that work on a directory. */
 
-import { type Flush, open, type RecoveryReport, type Sluice } from '../index.ts'
+import type { Flush, RecoveryReport, Sluice } from '../index.ts'
+import { open } from '../open.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { ServeOptions } from './options.ts'
 
