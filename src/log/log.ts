@@ -380,6 +380,7 @@ export class Log {
   async enforceRetention(now: number, limit: number): Promise<number> {
     if (this.#failure !== null) throw this.#failure
     const { retentionMs, retentionBytes } = this.#config
+    if (retentionMs >= 0) await this.#examineSegments()
     const segments = this.#segments
     const expired = (segment: Segment): boolean =>
       retentionMs >= 0 && segment.maxTimestamp >= 0 && segment.maxTimestamp + retentionMs < now
@@ -391,7 +392,7 @@ export class Log {
       const end = this.#endOfSegment(segments[index])
       const surplus = excess >= segments[index].size && excess > 0
       // All of its records were compacted away: it goes with the next one that goes.
-      const isBare = segments[index].maxTimestamp < 0
+      const { isBare } = segments[index]
       if (end > limit || !(surplus || isBare || expired(segments[index]))) break
       excess -= segments[index].size
       if (!isBare || surplus) until = end
@@ -399,6 +400,19 @@ export class Log {
     const before = this.#segments.length
     if (until > this.#startOffset) await this.deleteUntil(until)
     return before - this.#segments.length
+  }
+
+  /** So that a lost time index neither keeps records for ever nor lets them go. */
+  async #examineSegments(): Promise<void> {
+    for (const segment of this.#segments) {
+      if (segment === this.#active || segment.maxTimestamp >= 0) continue
+      try {
+        await segment.examine(this.#options.clock)
+      } catch (error) {
+        throw this.#refusal(error)
+      }
+    }
+    if (this.#failure !== null) throw this.#failure
   }
 
   // compacting

@@ -10,14 +10,18 @@
  * the index gives and walks from batch to batch; if the position does not hold a batch, it walks from the start of the file.
  */
 
+import type { Clock } from '../lib/clock.ts'
 import type { Disk, DiskFile } from '../lib/disk.ts'
-import { batchBytes, lastOffset, maxTimestamp, readInt64, writeInt64 } from '../record/batch.ts'
+import { batchBytes, lastOffset, maxTimestamp, readInt64, recordCount, writeInt64 } from '../record/batch.ts'
 import { EntryFile } from './entry-file.ts'
 import type { OpenFiles } from './open-files.ts'
+import { scan } from './scan.ts'
 import { TransactionIndex } from './transaction-index.ts'
 
 const OFFSET_ENTRY_BYTES = 8
 const TIME_ENTRY_BYTES = 12
+/** Looked through without a pause. */
+const EXAMINED_BYTES = 4 * 1024 * 1024
 /** Offsets in the indexes are 32 bits relative to the base offset. */
 export const RELATIVE_OFFSET_MAX = 2 ** 31 - 1
 
@@ -50,6 +54,8 @@ export class Segment {
   /** When the segment got its first batch, by the broker's clock; -1: not by this process. */
   firstAppend = -1
   #removed = false
+  /** Null: not looked at. */
+  #isBare: boolean | null = null
 
   constructor(
     disk: Disk,
@@ -203,6 +209,40 @@ export class Segment {
   restoreMaxTimestamp(timestamp: number, offset: number): void {
     this.#maxTimestamp = timestamp
     this.#maxTimestampOffset = offset
+  }
+
+  /** Whether it is known to have no records: compaction took them all. */
+  get isBare(): boolean {
+    return this.#isBare === true
+  }
+
+  /**
+   * Looks through the records if the time index does not tell the largest timestamp: it may be lost, or there are no records. Others get their
+   * turn in between. To be called for a segment that has ended; does it once. Rejects with DiskError.
+   */
+  async examine(clock: Clock): Promise<void> {
+    if (this.maxTimestamp >= 0 || this.#isBare !== null) return
+    let hasRecords = false
+    for (let position = 0; position < this.size; ) {
+      const until = position + EXAMINED_BYTES
+      for (const found of scan(this.file, position)) {
+        if (found.wrong !== null) {
+          this.#isBare = false // what cannot be read is not known to be nothing
+          return
+        }
+        position = found.position + found.batchBytes
+        if (recordCount(found.bytes, found.at) > 0) {
+          hasRecords = true
+          const timestamp = maxTimestamp(found.bytes, found.at)
+          if (timestamp > this.#maxTimestamp)
+            this.restoreMaxTimestamp(timestamp, lastOffset(found.bytes, found.at))
+        }
+        if (position >= until) break
+      }
+      await new Promise<void>(resolve => clock.defer(resolve))
+      if (this.#removed) return
+    }
+    this.#isBare = !hasRecords
   }
 
   /** No more appends: the time index gets its last entry, so that the largest timestamp is known without reading the log. */

@@ -1,8 +1,8 @@
 /** Opens the queue that a set of options describes, for the server and for the commands that work on a directory. */
 
 import type { Flush, RecoveryReport, Sluice } from '../index.ts'
-import { open } from '../open.ts'
 import type { Clock } from '../lib/clock.ts'
+import { open } from '../open.ts'
 import type { ServeOptions } from './options.ts'
 
 export interface OpeningOptions {

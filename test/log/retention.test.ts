@@ -166,6 +166,19 @@ describe('retention', () => {
     }
   })
 
+  test('by time looks into a segment whose time index is lost: it goes in its time, not before', async () => {
+    const scratch = inMemory()
+    await (await minutes(scratch, 9)).close()
+    for (const name of scratch.disk.list(scratch.directory)) {
+      if (name.endsWith('.timeindex')) scratch.disk.remove(`${scratch.directory}/${name}`)
+    }
+    const log = await openLog(scratch, { retentionMs: 4 * MINUTE })
+    expect(await log.enforceRetention(START + 7 * MINUTE, 9)).toBe(1)
+    expect(log.startOffset).toBe(2)
+    expect(await log.enforceRetention(START + 9 * MINUTE, 9)).toBe(1)
+    expect(log.startOffset).toBe(4)
+  })
+
   test('goes by the newest record of a segment, not by the last', async () => {
     const log = await openLog(inMemory(), { segmentBytesMax: 2 * BATCH, retentionMs: 10 })
     for (const delta of [100, 0, 0, 0]) log.append(batchOf(['value 0'], { timestamp: START + delta }))
