@@ -8,8 +8,10 @@ import { migrate } from '../../src/database/schema.ts'
 import { numberOf } from '../../src/database/session.ts'
 import type { Message } from '../../src/delivery/message.ts'
 import type { Sluice } from '../../src/delivery/sluice.ts'
+import type { SluiceError } from '../../src/errors.ts'
 import { open } from '../../src/open.ts'
 import type { TestDatabase } from '../services/databases.ts'
+import { troubled, troubles } from './troubled-database.ts'
 
 export function inboxSuite(name: string, make: () => Promise<TestDatabase>): void {
   describe(`inbox: ${name}`, () => {
@@ -176,21 +178,26 @@ export function inboxSuite(name: string, make: () => Promise<TestDatabase>): voi
       expect(await effects()).toHaveLength(20)
     })
 
-    it('waits for a database that fails, and counts no attempt for it', async () => {
+    it.each(troubles)('waits when the database %s, and counts no attempt for it', async (_, error) => {
       await publish(numbers(5))
-      let failures = 5
-      const failing: SqlDatabase = {
-        ...database,
-        hold: async () => {
-          if (failures-- > 0) throw Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' })
-          return await database.hold()
-        },
-      }
+      let isOver = false
+      let calls = 0
+      const failing = troubled(database, () => {
+        if (!isOver && ++calls % 3 !== 0) throw error
+      })
       const box = start(write, { database: failing, attempts: 1 })
       const failed: unknown[] = []
       box.on('failed', message => failed.push(message))
+      const told: SluiceError[] = []
+      box.on('error', each => told.push(each))
+      await expect.poll(() => told.length, { timeout: 20_000 }).toBeGreaterThan(2)
+      isOver = true
       await expect.poll(effects, { timeout: 20_000 }).toEqual(numbers(5))
       expect(failed).toEqual([])
+      for (const { code, message } of told) {
+        expect(code).toBe('DATABASE_FAILED')
+        expect(message).toContain(error.message)
+      }
     })
   })
 }

@@ -8,8 +8,10 @@ import { OutboxRelay, type OutboxRelayOptions, outboxRelay } from '../../src/dat
 import { migrate } from '../../src/database/schema.ts'
 import type { Message } from '../../src/delivery/message.ts'
 import type { Sluice } from '../../src/delivery/sluice.ts'
+import type { SluiceError } from '../../src/errors.ts'
 import { open } from '../../src/open.ts'
 import type { TestDatabase } from '../services/databases.ts'
+import { troubled, troubles } from './troubled-database.ts'
 
 export function outboxSuite(name: string, make: () => Promise<TestDatabase>): void {
   describe(`outbox: ${name}`, () => {
@@ -53,6 +55,21 @@ export function outboxSuite(name: string, make: () => Promise<TestDatabase>): vo
         if (messages.push(message) === count) break
       return messages
     }
+
+    /** All that a reader of committed messages finds in partition 0, sorted. */
+    async function everything(topic: string): Promise<string[]> {
+      const end = await mq.offsetFor(topic, 0, 'latest')
+      const consumer = mq.consumer({ topics: [topic], partitions: [0] })
+      const texts: string[] = []
+      const running = consumer.run(message => void texts.push(message.text()))
+      await expect.poll(() => consumer.position({ topic, partition: 0 })).toBe(end)
+      await consumer.stop()
+      await running
+      return texts.toSorted()
+    }
+
+    const numbers = (count: number): string[] =>
+      Array.from({ length: count }, (_, index) => String(index)).toSorted()
 
     const drained = (): Promise<void> =>
       expect.poll(async () => (await admin.status())[0]?.pending, { timeout: 20_000 }).toBe(0)
@@ -167,6 +184,42 @@ export function outboxSuite(name: string, make: () => Promise<TestDatabase>): vo
       expect((await take('orders', 1))[0].text()).toBe('1')
       await other.stop()
       await OutboxRelay.prototype.stop.call(frozen)
+    })
+
+    it.each(troubles)(
+      'goes on by itself after the database %s, and publishes each row once',
+      async (_, error) => {
+        let isOver = false
+        let calls = 0
+        const failing = troubled(database, () => {
+          if (!isOver && ++calls % 3 !== 0) throw error
+        })
+        const told: SluiceError[] = []
+        relay({ database: failing }).on('error', each => told.push(each))
+        for (let index = 0; index < 20; index++) await publish(`k${index % 3}`, String(index))
+        await expect.poll(() => told.length, { timeout: 20_000 }).toBeGreaterThan(5)
+        isOver = true
+        await drained()
+        expect(await everything('orders')).toEqual(numbers(20))
+        for (const { code, message } of told) {
+          expect(code).toBe('DATABASE_FAILED')
+          expect(message).toContain(error.message)
+        }
+      },
+    )
+
+    it('doubles nothing when the database is so slow that leases end', async () => {
+      let isSlow = true
+      const slow = troubled(database, async () => {
+        if (isSlow) await new Promise(resolve => setTimeout(resolve, 150))
+      })
+      relay({ database: slow, leaseMs: 300 })
+      relay({ database: slow, leaseMs: 300 })
+      for (let index = 0; index < 10; index++) await publish(`k${index % 3}`, String(index))
+      await once(relays[0], 'published')
+      isSlow = false
+      await drained()
+      expect(await everything('orders')).toEqual(numbers(10))
     })
 
     it('passes over what is refused for good, and publishes it when that is repaired', async () => {
