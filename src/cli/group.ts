@@ -1,5 +1,6 @@
 /** `sluice group …`: what groups have committed, how far behind they are, and moving them. */
 
+import { lagBehind } from '../delivery/group-ledger.ts'
 import type { CommitOffset, CommittedOffset, Engine, GroupDescription } from '../engine/engine.ts'
 import { isSluiceError, SluiceError } from '../errors.ts'
 import { offsetAt, parsePosition } from '../server/positions.ts'
@@ -69,15 +70,15 @@ async function progressOf(engine: Engine, { group, members }: GroupDescription):
   for (const { topic, partition } of places) {
     const place = `${topic}/${partition}`
     if (rows.has(place)) continue
-    const offset = committed.get(place)?.offset ?? null
+    const commit = committed.get(place)
     const ends = await endsOf(engine, topic, partition)
-    const lag = ends === null ? null : ends.end - Math.max(offset ?? ends.start, ends.start)
+    const lag = ends && lagBehind(commit ?? { offset: ends.start, metadata: '' }, ends.start, ends.end)
     rows.set(place, {
       topic,
       partition,
-      committed: offset,
+      committed: commit?.offset ?? null,
       end: ends?.end ?? null,
-      lag: lag === null ? null : Math.max(0, lag),
+      lag,
       member: holders.get(place) ?? null,
     })
   }

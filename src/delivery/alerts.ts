@@ -11,6 +11,8 @@ import { EventEmitter } from 'node:events'
 import type { Engine } from '../engine/engine.ts'
 import { isSluiceError, SluiceError } from '../errors.ts'
 import type { Clock, Timer } from '../lib/clock.ts'
+import { lagBehind } from './group-ledger.ts'
+import { Ledger } from './ledger.ts'
 import { atLeast, invalidOption, oneOf } from './option.ts'
 import { rawTopic } from './raw-topic.ts'
 import { SYSTEM_TOPIC_PREFIX } from './system-headers.ts'
@@ -22,7 +24,7 @@ export type Severity = 'info' | 'warning' | 'critical'
 export interface Alert {
   /**
    * `dead-letters`: messages have died since the last look. `lag`: a group is more messages behind than it should be. `stuck-group`: it is behind
-   * and has not committed anything for too long.
+   * and has not finished anything for too long, as far as its commits say.
    */
   readonly kind: 'dead-letters' | 'lag' | 'stuck-group'
   readonly severity: Severity
@@ -53,7 +55,7 @@ export interface AlertOptions {
   readonly deadLetters?: Severity | null
   /** From the lowest to the highest. Default: above 10,000 a warning, above 1,000,000 critical. */
   readonly lag?: readonly LagRule[]
-  /** A group that is behind and commits nothing for so long is stuck; null: none is. Default 5 minutes, critical. */
+  /** A group that is behind and finishes nothing for so long is stuck; null: none is. Default 5 minutes, critical. */
   readonly stuck?: { readonly afterMs: number; readonly severity: Severity } | null
   /** Only these groups. Default: all. */
   readonly groups?: (group: string) => boolean
@@ -68,8 +70,8 @@ export interface AlertEvents {
 }
 
 interface GroupProgress {
-  /** Sum of the committed offsets. */
-  committed: number
+  /** Offsets that are finished, over all partitions, those ahead of the commit included. */
+  finished: number
   since: number
 }
 
@@ -200,45 +202,50 @@ export class Alerts extends EventEmitter<AlertEvents> {
     for (const { group } of await this.#engine.listGroups()) {
       if (group.startsWith(SYSTEM_TOPIC_PREFIX) || !this.#options.groups(group)) continue
       seen.add(group)
-      const alert = await this.#lookAtGroup(group)
-      if (alert !== null) raised.set(`${alert.kind} ${group}`, alert)
+      for (const alert of await this.#lookAtGroup(group)) raised.set(`${alert.kind} ${group}`, alert)
     }
     for (const group of this.#progress.keys()) if (!seen.has(group)) this.#progress.delete(group)
     return raised
   }
 
-  async #lookAtGroup(group: string): Promise<Alert | null> {
-    const { lag, committed } = await this.#lagOf(group)
+  async #lookAtGroup(group: string): Promise<Alert[]> {
+    const { lag, finished } = await this.#progressOf(group)
     const now = this.#clock.now()
     const progress = this.#progress.get(group)
-    if (progress === undefined || progress.committed !== committed || lag === 0) {
-      this.#progress.set(group, { committed, since: now })
+    if (progress === undefined || progress.finished !== finished || lag === 0) {
+      this.#progress.set(group, { finished, since: now })
     }
+    const alerts: Alert[] = []
     const about = { resolved: false, at: now, subject: group, count: lag }
     const stuckMs = now - (this.#progress.get(group) as GroupProgress).since
     const { stuck } = this.#options
     if (stuck !== null && lag > 0 && stuckMs >= stuck.afterMs) {
-      const message = `group ${group} has committed nothing for ${Math.round(stuckMs / 1_000)} s and is ${lag} messages behind`
-      return { ...about, kind: 'stuck-group', severity: stuck.severity, message }
+      const message = `group ${group} has finished nothing for ${Math.round(stuckMs / 1_000)} s and is ${lag} messages behind`
+      alerts.push({ ...about, kind: 'stuck-group', severity: stuck.severity, message })
     }
     const rule = this.#options.lag.findLast(({ above }) => lag > above)
-    if (rule === undefined) return null
-    const message = `group ${group} is ${lag} messages behind (more than ${rule.above})`
-    return { ...about, kind: 'lag', severity: rule.severity, message }
+    if (rule !== undefined) {
+      const message = `group ${group} is ${lag} messages behind (more than ${rule.above})`
+      alerts.push({ ...about, kind: 'lag', severity: rule.severity, message })
+    }
+    return alerts
   }
 
-  async #lagOf(group: string): Promise<{ lag: number; committed: number }> {
+  async #progressOf(group: string): Promise<{ lag: number; finished: number }> {
     let lag = 0
-    let sum = 0
-    for (const { topic, partition, offset } of await this.#engine.committed(group)) {
-      sum += offset
+    let finished = 0
+    for (const commit of await this.#engine.committed(group)) {
+      const { topic, partition } = commit
+      const ledger = new Ledger(commit.offset, commit.metadata)
+      finished += ledger.next - ledger.unfinished
       try {
-        lag += Math.max(0, (await this.#engine.offsetFor(topic, partition, 'latest')) - offset)
+        const start = await this.#engine.offsetFor(topic, partition, 'earliest')
+        lag += lagBehind(commit, start, await this.#engine.offsetFor(topic, partition, 'latest'))
       } catch (error) {
         if (!isSluiceError(error, 'UNKNOWN_TOPIC')) throw error // a topic that was deleted
       }
     }
-    return { lag, committed: sum }
+    return { lag, finished }
   }
 
   #over(alert: Alert): Alert {

@@ -26,6 +26,7 @@ import {
   type FailureStory,
   ownHeaders,
   retryTopic,
+  SYSTEM_TOPIC_PREFIX,
   storyHeaders,
   storyOf,
   systemHeader,
@@ -57,8 +58,9 @@ export type DeadLetterChoice = readonly string[] | ((letter: DeadLetter) => bool
 
 export interface ReplayOptions {
   /**
-   * Where to: 'group' gives it to the workers of the group that it failed in, and to nobody else; 'topic' publishes it to the topic that it
-   * came from, for all groups; or any topic by name. Default 'group'.
+   * Where to: 'group' gives it to the workers of the group that it failed in, and to nobody else (what a relay could not deliver goes to its topic);
+   * 'topic' publishes it to the topic that it came from, for all groups; or any topic by name. Default 'group'. A group that has no workers (an
+   * inbox) is no place to give it to: that is refused with `INVALID_ARGUMENT`.
    */
   readonly to?: 'group' | 'topic' | { readonly topic: string }
   /** Letters a second, at most. Default: as fast as it goes. */
@@ -174,7 +176,8 @@ export class DeadLetters {
 
   /**
    * Publishes letters again and takes them out of the dead letters, in one transaction for each few. Resolves with their ids. Letters whose
-   * transaction did not come about are still there. Throws `UNKNOWN_DEAD_LETTER` if an id is not there; then nothing was replayed.
+   * transaction did not come about are still there. Throws `UNKNOWN_DEAD_LETTER` if an id is not there, `INVALID_ARGUMENT`; then nothing was
+   * replayed.
    */
   async replay(choice: DeadLetterChoice, options: ReplayOptions = {}): Promise<string[]> {
     const { to = 'group', dryRun = false, signal, perSecond = Number.POSITIVE_INFINITY } = options
@@ -185,13 +188,15 @@ export class DeadLetters {
       choice,
       atLeast('limit', options.limit ?? Number.MAX_SAFE_INTEGER, 1),
     )
+    if (ids.length === 0) return ids
+    const target = await this.#targetOf(to)
     if (dryRun) return ids
     const step = Math.max(1, Math.min(TRANSACTION_LETTERS_MAX, Math.floor(perSecond / 10)))
     const startedAt = this.#setting.clock.monotonic()
     const replayed: string[] = []
     for (let at = 0; at < ids.length && signal?.aborted !== true; at += step) {
       await this.#pause(startedAt + (at / perSecond) * 1_000)
-      replayed.push(...(await this.#replaySome(index, ids.slice(at, at + step), to)))
+      replayed.push(...(await this.#replaySome(index, ids.slice(at, at + step), target)))
     }
     return replayed
   }
@@ -214,11 +219,7 @@ export class DeadLetters {
   }
 
   /** Those that are still there: somebody else may have dealt with some of them meanwhile. */
-  #replaySome(
-    index: LetterIndex,
-    ids: readonly string[],
-    to: NonNullable<ReplayOptions['to']>,
-  ): Promise<string[]> {
+  #replaySome(index: LetterIndex, ids: readonly string[], target: string): Promise<string[]> {
     return this.#transact(async transaction => {
       await this.#refresh(index)
       const there = ids.filter(id => index.places.has(id))
@@ -227,17 +228,27 @@ export class DeadLetters {
         const { key, value } = letter
         const headers = [...letter.headers]
         // for the group alone it is the message that died, and its attempts begin anew
-        if (to === 'group') headers.push(...storyHeaders({ ...letter, attempts: 0 }))
-        void transaction.publish(rawTopic(this.#targetOf(to)), { key, value, headers })
+        if (target === this.#retries) headers.push(...storyHeaders({ ...letter, attempts: 0 }))
+        void transaction.publish(rawTopic(target), { key, value, headers })
         void transaction.publish(rawTopic(this.name), tombstone(id))
       }
       return there
     })
   }
 
-  #targetOf(to: NonNullable<ReplayOptions['to']>): string {
-    if (to === 'group') return retryTopic(this.topic, this.group)
-    return to === 'topic' ? this.topic : to.topic
+  async #targetOf(to: NonNullable<ReplayOptions['to']>): Promise<string> {
+    if (typeof to === 'object') return to.topic
+    // what a relay could not deliver has never been where it was to go
+    if (to === 'topic' || this.group.startsWith(SYSTEM_TOPIC_PREFIX)) return this.topic
+    // workers make it when they begin; where it is missing nobody would ever read it
+    if ((await this.#setting.engine.listTopics()).includes(this.#retries)) return this.#retries
+    throw invalidOption(
+      `group ${this.group} has no workers that take letters of ${this.topic} again; replay them to the topic, or to another`,
+    )
+  }
+
+  get #retries(): string {
+    return retryTopic(this.topic, this.group)
   }
 
   /** The ids of the letters chosen, oldest first, no more than `limit`. */

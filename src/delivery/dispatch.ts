@@ -142,7 +142,8 @@ export class Dispatch {
   /** The next job, which the caller has from then on; null if there is none now. */
   take(): Job | null {
     const { breaker, expiresAt } = this.#options
-    if (this.#isPaused) return null
+    // of what is stopped the partitions are given up a little later
+    if (this.#isPaused || this.intake.isStopping) return null
     if (breaker !== null && !breaker.admits(this.clock.monotonic())) return null
     let job = this.#ready.shift()
     while (job !== null && expiresAt !== null && this.#expire(job, expiresAt(job))) {

@@ -1,6 +1,6 @@
 /** Where a group is in a partition, for those who are not its members: tools, reports, producers that ask what became of something. */
 
-import type { Engine, TopicPartition } from '../engine/engine.ts'
+import type { CommittedOffset, Engine, TopicPartition } from '../engine/engine.ts'
 import { isSluiceError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import { keptAlive } from './keep-alive.ts'
@@ -31,4 +31,19 @@ export async function groupLedger(
       await keptAlive(new Promise<void>(resolve => clock.after(delayMs, resolve)))
     }
   }
+}
+
+/**
+ * How far behind a group is with this commit in a partition that has the offsets from `start` to before `end`: what it has not finished. What is
+ * gone by age, and what workers say in the commit's metadata that they have finished, does not count.
+ */
+export function lagBehind(
+  commit: Pick<CommittedOffset, 'offset' | 'metadata'>,
+  start: number,
+  end: number,
+): number {
+  const ledger = new Ledger(commit.offset, commit.metadata)
+  let unfinished = 0
+  for (const offset of ledger.offsets()) if (offset >= start) unfinished++
+  return unfinished + Math.max(0, end - Math.max(start, ledger.next))
 }

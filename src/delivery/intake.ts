@@ -103,6 +103,11 @@ export class Intake {
     return this.#parts
   }
 
+  /** `stop` was called: nothing is to be handed out any more. */
+  get isStopping(): boolean {
+    return this.#isStopping
+  }
+
   /** Takes messages in until `stop`. Rejects with what it cannot go on from. */
   async run(): Promise<void> {
     try {

@@ -29,6 +29,7 @@ import {
 import { type Deduplicated, type DeduplicateOptions, deduplicated } from './dedup.ts'
 import { DelayTopics } from './delay-topics.ts'
 import { Delayed, type DelayedSetting } from './delayed.ts'
+import { lagBehind } from './group-ledger.ts'
 import { HalfMessages } from './half-messages.ts'
 import type { IntakeSetting } from './intake.ts'
 import { keptAlive } from './keep-alive.ts'
@@ -80,7 +81,7 @@ export interface SluiceOptions {
 export interface GroupPartition extends CommittedOffset {
   /** Offset that the next message of the partition will have. */
   readonly endOffset: number
-  /** Messages behind the commit that are still to be handled. */
+  /** Messages that are still to be handled: behind the commit, still there, and not finished by workers ahead of it. */
   readonly lag: number
   /** Who has the partition, or null. */
   readonly memberId: string | null
@@ -525,12 +526,14 @@ export class Sluice {
   }
 
   async #close(options: { readonly deadlineMs?: number }): Promise<void> {
+    // a webhook that does not answer holds up neither consumers nor producers
+    const alerting = Promise.all([...this.#alerts].map(alerts => alerts.stop()))
     try {
-      await Promise.all([...this.#alerts].map(alerts => alerts.stop()))
       await this.#relay?.stop()
       await Promise.all([...this.#consumers].map(consumer => (consumer as Consumer).stop(options)))
       await this.#transactions?.close()
       await Promise.all([...this.#producers].map(producer => producer.close(options)))
+      await alerting
     } finally {
       await this.engine.close()
     }
@@ -589,13 +592,16 @@ export class Sluice {
     commit: CommittedOffset,
     description: GroupDescription,
   ): Promise<GroupPartition | null> {
-    const { topic, partition, offset } = commit
+    const { topic, partition } = commit
     const holder = description.members.find(member =>
       member.assignment.some(held => held.topic === topic && held.partition === partition),
     )
     try {
-      const endOffset = await this.engine.offsetFor(topic, partition, 'latest')
-      const lag = Math.max(0, endOffset - offset)
+      const [startOffset, endOffset] = await Promise.all([
+        this.engine.offsetFor(topic, partition, 'earliest'),
+        this.engine.offsetFor(topic, partition, 'latest'),
+      ])
+      const lag = lagBehind(commit, startOffset, endOffset)
       return { ...commit, endOffset, lag, memberId: holder?.memberId ?? null }
     } catch (error) {
       if (isSluiceError(error, 'UNKNOWN_TOPIC')) return null

@@ -206,7 +206,7 @@ export const optionTable = {
     min: 100,
     max: 1_000_000_000,
     meaning:
-      'With `alert-webhooks`: a group that is behind and has committed nothing for so many milliseconds is critical.',
+      'With `alert-webhooks`: a group that is behind and has finished nothing for so many milliseconds is critical.',
   },
   'log-level': {
     section: 'Operation',

@@ -76,6 +76,13 @@ test('edit, replay, discard', async () => {
   expect(await left()).toEqual(['0-3'])
 })
 
+test('replay no faster than asked', async () => {
+  const startedAt = performance.now()
+  expect(await told('replay', 'orders', 'billing', '--all', '--rate', '2')).toBe('0-1\n0-2\n0-3\n')
+  expect(performance.now() - startedAt).toBeGreaterThanOrEqual(990)
+  expect(await left()).toEqual([])
+})
+
 test('nothing is replayed or discarded by a slip of the pen', async () => {
   for (const args of [
     ['replay', 'orders', 'billing'],

@@ -149,6 +149,12 @@ export function inboxSuite(name: string, make: () => Promise<TestDatabase>): voi
       await publish(['another'])
       await once(again, 'handled')
       expect(await effects()).toEqual(['another', 'good'])
+      // it has no workers to give it to, and nothing may vanish
+      const dead = mq.deadLetters('payments', 'ledger')
+      await expect(dead.replay('all')).rejects.toMatchObject({ code: 'INVALID_ARGUMENT' })
+      expect(await dead.count()).toBe(1)
+      await dead.replay('all', { to: 'topic' })
+      await expect.poll(effects).toEqual(['another', 'bad', 'good'])
     })
 
     it('handles a message that was published twice once, when it has an id', async () => {

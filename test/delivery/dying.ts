@@ -1,8 +1,10 @@
 /** Makes dead letters, as a worker does. */
 
 import { type DeadLetter, deadLetterTopicOf, letterMessage } from '../../src/delivery/dead-letters.ts'
+import { createAsDescribed } from '../../src/delivery/provision.ts'
 import type { Sluice } from '../../src/delivery/sluice.ts'
-import { errorStory } from '../../src/delivery/system-headers.ts'
+import { errorStory, retryTopic } from '../../src/delivery/system-headers.ts'
+import { topicOf } from '../../src/delivery/topic.ts'
 
 /** A message of topic `orders` that group `billing` could not handle. */
 export async function die(
@@ -30,6 +32,7 @@ export async function die(
     deadAt: 4_000 + offset,
     ...change,
   }
+  await createAsDescribed(mq.engine, { ...topicOf(retryTopic('orders', 'billing')), partitions: 1 })
   await mq.publish(
     deadLetterTopicOf('orders', 'billing'),
     letterMessage(died, story, change.reason ?? 'attempts'),

@@ -156,6 +156,10 @@ test('what its target refuses for good is a dead letter of the relay, and the ot
     headers: [['a', Buffer.from('b')]],
     error: { name: 'UNKNOWN_TOPIC' },
   })
+  // replayed, it goes where it was to go: the relay has no workers
+  await queue.settle(mq.createTopic('gone'))
+  expect(await queue.settle(mq.deadLetters('gone', '_sluice.relay').replay('all'))).toHaveLength(1)
+  expect(await queue.delivered('gone')).toMatchObject([{ text: 'lost', key: 'k', headers: { a: 'b' } }])
 })
 
 test('what is no delayed message is a dead letter of its rung, and those behind it come', async () => {

@@ -63,6 +63,15 @@ test('replays and discards all that pass', async () => {
   expect(await ids()).toEqual(['0-3'])
 })
 
+test('replays no faster than asked', async () => {
+  expect(await ids()).toHaveLength(4)
+  const startedAt = performance.now()
+  expect((await server.post(`${path}/replay`, { all: true, perSecond: 4 })).json).toEqual({
+    replayed: ['0-1', '0-2', '0-3', '0-4'],
+  })
+  expect(performance.now() - startedAt).toBeGreaterThanOrEqual(740)
+})
+
 test('what is not clear is refused, and nothing happens', async () => {
   for (const body of [
     {},

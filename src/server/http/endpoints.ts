@@ -14,6 +14,7 @@
  */
 
 import type { FastifyInstance } from 'fastify'
+import { lagBehind } from '../../delivery/group-ledger.ts'
 import type { CommitOffset, Engine, TopicDescription } from '../../engine/engine.ts'
 import { isSluiceError, SluiceError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
@@ -227,7 +228,7 @@ function addOffset(app: FastifyInstance, { engine }: Backend): void {
       const rows = wanted.map(number => {
         const { startOffset, endOffset } = partitions[number]
         const commit = committed.find(entry => entry.partition === number)
-        const lag = endOffset - Math.max(startOffset, commit?.offset ?? startOffset)
+        const lag = lagBehind(commit ?? { offset: startOffset, metadata: '' }, startOffset, endOffset)
         return { group, topic, partition: number, offset: commit?.offset ?? null, end: endOffset, lag }
       })
       return request.query.partition === undefined ? rows : rows[0]

@@ -8,6 +8,7 @@
 import type { FastifyInstance } from 'fastify'
 import { Counter, Gauge, Histogram, Registry, Summary } from 'prom-client'
 import type { BrokerStats } from '../../broker/broker.ts'
+import { lagBehind } from '../../delivery/group-ledger.ts'
 import type { Engine, TopicDescription } from '../../engine/engine.ts'
 import { isSluiceError } from '../../errors.ts'
 import type { RequestObserver } from './application.ts'
@@ -212,7 +213,7 @@ export class Metrics implements RequestObserver {
       'Offset that the group handles next.',
       labels,
     )
-    const lag = this.#gauge('sluice_group_lag', 'Messages that the group has not committed yet.', labels)
+    const lag = this.#gauge('sluice_group_lag', 'Messages that the group has not finished yet.', labels)
     const members = this.#gauge('sluice_group_members', 'Members of the group.', ['group', 'state'])
     return async (engine, topics) => {
       for (const gauge of [committed, lag, members]) gauge.reset()
@@ -221,11 +222,12 @@ export class Metrics implements RequestObserver {
         const description = await unlessGone(engine.describeGroup(group))
         if (description === undefined) continue
         members.set({ group, state: description.state }, description.members.length)
-        for (const { topic, partition, offset } of await engine.committed(group)) {
+        for (const commit of await engine.committed(group)) {
+          const { topic, partition, offset } = commit
           const at = { group, topic, partition }
           committed.set(at, offset)
           const place = ends.get(topic)?.[partition]
-          if (place) lag.set(at, Math.max(0, place.endOffset - Math.max(offset, place.startOffset)))
+          if (place) lag.set(at, lagBehind(commit, place.startOffset, place.endOffset))
         }
       }
     }
