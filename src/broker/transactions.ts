@@ -79,7 +79,7 @@ export class Transactions {
   /** Partitions that the table has and the log perhaps not: nothing is appended to them. */
   readonly #unstored = new Map<Transaction, Set<string>>()
   /** Offsets that were committed by transactions whose end is not noted durably. */
-  readonly #unnoted = new Set<Transaction['offsets']>()
+  readonly #unnoted = new Map<Transaction, Set<Transaction['offsets']>>()
   #log!: StateLog
   #timer: { readonly at: number; readonly timer: Timer } | null = null
   #retries = new Set<() => void>()
@@ -216,7 +216,9 @@ export class Transactions {
 
   hasStaged(group: string, topic: string, partition: number): boolean {
     if (this.#table.hasStaged(group, topic, partition)) return true
-    for (const offsets of this.#unnoted) if (offsets.get(group)?.has(placeOf(topic, partition))) return true
+    const place = placeOf(topic, partition)
+    for (const unnoted of this.#unnoted.values())
+      for (const offsets of unnoted) if (offsets.get(group)?.has(place)) return true
     return false
   }
 
@@ -321,10 +323,12 @@ export class Transactions {
     return step.transaction
   }
 
-  #store(transaction: Transaction): Promise<void> {
-    return this.#log.write([
+  async #store(transaction: Transaction): Promise<void> {
+    const noted = [...(this.#unnoted.get(transaction) ?? [])]
+    await this.#log.write([
       [encodeTransactionKey(transaction.transactionalId), encodeTransaction(transaction)],
     ])
+    if (noted.length > 0) this.#forgetUnnoted(transaction, noted)
   }
 
   /** Stores a decision and carries it out. If it cannot be stored it is none. */
@@ -374,13 +378,26 @@ export class Transactions {
    * would take back offsets that were committed since. So until it is noted they count as unstable, for those who are to go on from them.
    */
   #note(transaction: Transaction, offsets: Transaction['offsets']): Promise<void> {
-    if (offsets.size > 0) this.#unnoted.add(offsets)
+    const isUnnoted = (): boolean => this.#unnoted.get(transaction)?.has(offsets) === true
+    if (offsets.size > 0) {
+      const unnoted = this.#unnoted.get(transaction) ?? new Set()
+      this.#unnoted.set(transaction, unnoted.add(offsets))
+    }
     const store = async (): Promise<void> => {
+      // If it failed, what was stored of a later transaction of this id has noted it, too.
+      if (offsets.size > 0 && !isUnnoted()) return
       if (this.#table.get(transaction.transactionalId) === transaction) await this.#store(transaction)
     }
     return this.#untilDone(store)
-      .finally(() => this.#unnoted.delete(offsets))
+      .finally(() => this.#forgetUnnoted(transaction, [offsets]))
       .catch(ignoreRefusals)
+  }
+
+  #forgetUnnoted(transaction: Transaction, noted: readonly Transaction['offsets'][]): void {
+    const unnoted = this.#unnoted.get(transaction)
+    if (unnoted === undefined) return
+    for (const offsets of noted) unnoted.delete(offsets)
+    if (unnoted.size === 0) this.#unnoted.delete(transaction)
   }
 
   async #mark(transaction: Transaction, topic: string, index: number, commit: boolean): Promise<void> {

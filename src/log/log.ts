@@ -725,7 +725,7 @@ export class Log {
       }
       // Of what lies before a checkpoint nothing is walked again: its indexes have to be durable too.
       for (const segment of indexes) {
-        await segment.syncIndexes()
+        await this.#syncIndexes(segment)
         this.#unsyncedIndexes.delete(segment)
       }
       await writeCheckpoint(this.#disk, this.directory, checkpoint)
@@ -735,6 +735,15 @@ export class Log {
     } catch (error) {
       this.#changed = true
       throw this.#refusal(error)
+    }
+  }
+
+  /** The other indexes are hints, and go if they cannot be synced; without the one of transactions readers would be shown what was aborted. */
+  async #syncIndexes(segment: Segment): Promise<void> {
+    try {
+      await segment.syncIndexes()
+    } catch (error) {
+      throw segment.aborted.isLost ? this.#syncFailed(error) : error
     }
   }
 

@@ -32,6 +32,7 @@ export class TransactionIndex {
   readonly #disk: Disk
   #count = 0
   #exists: boolean
+  #isLost = false
 
   /** `exists`: open what is there (a torn last entry is ignored); otherwise the file is made with the first entry. Throws DiskError. */
   constructor(disk: Disk, path: string, exists: boolean) {
@@ -112,12 +113,20 @@ export class TransactionIndex {
     this.#count = count
   }
 
+  /** A sync has failed: what was written may never get to the disk, whatever a later sync says. */
+  get isLost(): boolean {
+    return this.#isLost
+  }
+
   /** Rejects with DiskError. */
   async sync(): Promise<void> {
     if (!this.#exists) return
     const file = this.#disk.open(this.#path, 'write')
     try {
       await file.sync()
+    } catch (error) {
+      this.#isLost = true
+      throw error
     } finally {
       file.close()
     }

@@ -1,6 +1,8 @@
 /** What recovery makes of the index of aborted transactions after a power cut: what was never synced may hold anything. */
 
 import { expect, test } from 'vitest'
+import { DiskError } from '../../src/lib/disk.ts'
+import { memoryDisk } from '../../src/lib/disk-memory.ts'
 import type { Log } from '../../src/log/log.ts'
 import { batchOf, fileOf, inMemory, openLog, putFile, type Scratch, watchedDisk } from './scratch-log.ts'
 
@@ -55,4 +57,30 @@ test('so are those of a segment that was begun behind the checkpoint', async () 
   putFile(place, '00000000000000000002.txnindex', Buffer.concat([zeros, zeros]))
   const log = await reopen(place)
   expect(log.abortedTransactions(0, log.endOffset)).toEqual(known)
+})
+
+test('a sync of it that fails is not made up for by a later one: the log takes no more writes, and the next start makes it again', async () => {
+  const { disk } = watchedDisk(memoryDisk())
+  const place = { disk, directory: '/t-0' }
+  const { open } = disk
+  let fails = true
+  disk.open = (path, mode) => {
+    const file = open(path, mode)
+    if (!path.endsWith('.txnindex')) return file
+    const sync = async (): Promise<void> => {
+      if (fails) throw new DiskError('EIO', path, 'sync: lost')
+      await file.sync()
+    }
+    return { ...file, sync }
+  }
+  const log = await openLog(place)
+  abort(log, 1)
+  const known = log.abortedTransactions(0, log.endOffset)
+  await expect(log.checkpoint()).rejects.toMatchObject({ code: 'STORAGE_FAILED' })
+  fails = false // what was lost stays lost, whatever the system says from now on
+  expect(() => abort(log, 2)).toThrow(expect.objectContaining({ code: 'STORAGE_FAILED' }))
+  await expect(log.checkpoint()).rejects.toMatchObject({ code: 'STORAGE_FAILED' })
+  putFile(place, FIRST, Buffer.alloc(0))
+  const next = await reopen(place)
+  expect(next.abortedTransactions(0, next.endOffset)).toEqual(known)
 })
