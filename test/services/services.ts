@@ -25,6 +25,9 @@ const START_MS_MAX = 60_000
 const STOP_MS_MAX = 15_000
 
 /** A server that runs, and can be killed and started again on the same data. */
+/** PostgreSQL, whose processes outlive the one that was killed by some milliseconds. */
+const STILL_IN_USE = /shared memory block .* is still in use/
+
 export class Service {
   readonly connection: Connection
   readonly #directory: string
@@ -50,8 +53,22 @@ export class Service {
     return this.#process?.pid as number
   }
 
-  /** Starts it, and resolves when it answers. */
+  /** Starts it, and resolves when it answers. What is left of one that was killed may be in its way for a moment. */
   async start(): Promise<this> {
+    const deadline = Date.now() + START_MS_MAX
+    let child = this.#run()
+    while (!(await this.#isReady())) {
+      const hasEnded = child.exitCode !== null || child.signalCode !== null
+      if (Date.now() > deadline || (hasEnded && !STILL_IN_USE.test(this.#output))) {
+        throw new Error(`${child.spawnargs[0]} did not start:\n${this.#output}`)
+      }
+      if (hasEnded) child = this.#run()
+      await new Promise(resolve => setTimeout(resolve, 20))
+    }
+    return this
+  }
+
+  #run(): ChildProcess {
     const child = this.#start()
     this.#process = child
     this.#output = ''
@@ -60,14 +77,7 @@ export class Service {
     }
     child.stdout?.on('data', keep)
     child.stderr?.on('data', keep)
-    const deadline = Date.now() + START_MS_MAX
-    while (!(await this.#isReady())) {
-      if (child.exitCode !== null || child.signalCode !== null || Date.now() > deadline) {
-        throw new Error(`${child.spawnargs[0]} did not start:\n${this.#output}`)
-      }
-      await new Promise(resolve => setTimeout(resolve, 20))
-    }
-    return this
+    return child
   }
 
   /** Ends it as a power cut of the process would: without a word. Resolves when it is gone. */
