@@ -24,10 +24,10 @@ const HOST = '127.0.0.1'
 const START_MS_MAX = 60_000
 const STOP_MS_MAX = 15_000
 
-/** A server that runs, and can be killed and started again on the same data. */
-/** PostgreSQL, whose processes outlive the one that was killed by some milliseconds. */
+/** PostgreSQL says so, whose processes outlive the one that was killed by some milliseconds. */
 const STILL_IN_USE = /shared memory block .* is still in use/
 
+/** A server that runs, and can be killed and started again on the same data. */
 export class Service {
   readonly connection: Connection
   readonly #directory: string
