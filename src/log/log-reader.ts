@@ -152,7 +152,7 @@ export class LogReader {
       for (;;) {
         const bytes = this.#bytesAt(request)
         if (!(bytes instanceof Uint8Array)) return this.#readCold(request, bytes)
-        const result = this.#take(request, asBuffer(bytes), true)
+        const result = this.#take(request, asBuffer(bytes), true, true)
         if (result !== null) return result
       }
     } catch (error) {
@@ -164,8 +164,10 @@ export class LogReader {
     let pending: Uint8Array | Promise<Uint8Array> = first
     try {
       for (;;) {
-        const trusted = pending instanceof Uint8Array
-        const result = this.#take(request, asBuffer(await pending), trusted)
+        const isAtHand = pending instanceof Uint8Array
+        const bytes = await pending
+        const isTrusted = isAtHand || this.#ahead.isChecked(bytes)
+        const result = this.#take(request, asBuffer(bytes), isTrusted, isAtHand)
         if (result !== null) return result
         pending = this.#bytesAt(request)
       }
@@ -197,14 +199,14 @@ export class LogReader {
     return this.#ahead.take(segment, position, asked) ?? segment.file.read(position, asked)
   }
 
-  /** Takes from bytes that were read what is wanted; null if there is more to read first. */
-  #take(request: ReadRequest, bytes: Buffer, trusted: boolean): Buffer | null {
+  /** Takes from bytes that were read what is wanted; null if there is more to read first. `isAtHand`: they came from memory. */
+  #take(request: ReadRequest, bytes: Buffer, trusted: boolean, isAtHand: boolean): Buffer | null {
     const { passEmpty } = request
     const selection = selectBatches(bytes, trusted, request.offset, request.limit, request.due, passEmpty)
     switch (selection.kind) {
       case 'found':
         this.#remember(selection.next, request.segment, request.position + selection.end)
-        if (request.isSequel && !trusted) this.#readAhead(request, request.position + selection.end)
+        if (request.isSequel && !isAtHand) this.#readAhead(request, request.position + selection.end)
         return bytes.subarray(selection.start, selection.end)
       case 'more':
         if (selection.skip === 0) return this.#takeLonger(request, bytes, selection.needed)
@@ -241,7 +243,7 @@ export class LogReader {
     const whole = readFully(segment.file, position, needed)
     return whole.length < needed
       ? this.#locate(request, 0, 'the file ends inside a batch')
-      : this.#take(request, whole, false)
+      : this.#take(request, whole, false, false)
   }
 
   /**

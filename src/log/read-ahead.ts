@@ -1,6 +1,7 @@
 /**
  * Reading ahead: who reads a segment from one piece to the next finds the next one in memory, or on its way, when he asks for it. Without it
- * a consumer that asks for one piece at a time waits for the disk between any two.
+ * a consumer that asks for one piece at a time waits for the disk between any two. Its checksums are compared when it comes, too, and not
+ * while somebody waits.
  *
  * All logs together have so many bytes. Where there is no room nothing is read ahead, rather than in place of what somebody else is about to ask
  * for: with more readers than room each piece would be read twice. A piece that nobody has come for goes when room is needed and many
@@ -8,7 +9,9 @@
  */
 
 import { DiskError } from '../lib/disk.ts'
+import { asBuffer } from '../record/batch.ts'
 import type { Segment } from './segment.ts'
+import { areSound } from './select.ts'
 
 interface Piece {
   readonly segment: Segment
@@ -28,6 +31,7 @@ export class ReadAhead {
   /** In the order in which they were begun. */
   readonly #pieces: Piece[] = []
   readonly #bytesMax: number
+  readonly #checked = new WeakSet<Uint8Array>()
   #bytes = 0
   #turn = 0
 
@@ -46,8 +50,12 @@ export class ReadAhead {
     try {
       const read = segment.file.read(position, bytes)
       if (!(read instanceof Promise)) return
-      const piece = { segment, position, asked: bytes, bytes: read, turn: this.#turn }
-      read.catch(() => this.#drop(piece)) // whoever comes reads by himself, and meets the same
+      const checked = read.then(found => {
+        if (areSound(asBuffer(found))) this.#checked.add(found)
+        return found
+      })
+      const piece = { segment, position, asked: bytes, bytes: checked, turn: this.#turn }
+      checked.catch(() => this.#drop(piece)) // whoever comes reads by himself, and meets the same
       this.#pieces.push(piece)
       this.#bytes += bytes
     } catch (error) {
@@ -62,6 +70,11 @@ export class ReadAhead {
     if (piece === undefined) return null
     this.#drop(piece)
     return piece.asked === bytes ? piece.bytes : null
+  }
+
+  /** Whether the checksums of all batches in a piece, as far as it holds the whole of them, are known to be right. */
+  isChecked(bytes: Uint8Array): boolean {
+    return this.#checked.has(bytes)
   }
 
   #hasRoomFor(bytes: number): boolean {

@@ -92,6 +92,16 @@ export function selectBatches(
   return { kind: 'more', skip: at, due, needed }
 }
 
+/** Whether the batches that the bytes hold as a whole are, each for itself, as the log has stored them. */
+export function areSound(bytes: Buffer): boolean {
+  for (let at = 0; bytes.length - at >= BATCH_HEADER_BYTES; at += batchBytes(bytes, at)) {
+    if (checkHeader(bytes, at, bytes.length) !== null) return false
+    if (at + batchBytes(bytes, at) > bytes.length) break
+    if (checkStored(bytes, at) !== null) return false
+  }
+  return true
+}
+
 function checkStored(bytes: Buffer, at: number): string | null {
   const epoch = leaderEpoch(bytes, at)
   return epoch === LEADER_EPOCH ? checkBatch(bytes, at, bytes.length) : `leader epoch ${epoch}`
