@@ -18,6 +18,7 @@ import {
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { promisify } from 'node:util'
+import { bundle } from '../../scripts/bundle.ts'
 
 export interface Outcome {
   /** Null after a signal. */
@@ -56,6 +57,7 @@ export class PublishedPackage implements Disposable {
     mkdirSync(join(modules, '.bin'))
     symlinkSync('../sluice/bin/sluice.js', join(modules, '.bin/sluice'))
     await tsc(['-p', join(root, 'tsconfig.build.json'), '--outDir', join(package_, 'dist'), '--noCheck'])
+    await bundle(join(package_, 'dist/bundle'))
     return new PublishedPackage(path)
   }
 
