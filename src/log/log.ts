@@ -713,6 +713,8 @@ export class Log {
     }
     const snapshot = checkpoint.producers > 0 ? this.#producers.encode() : null
     const indexes = new Set([...this.#unsyncedIndexes, active])
+    // Not afterwards: a segment that is closed meanwhile has entries that these syncs may have missed.
+    this.#unsyncedIndexes.clear()
     this.#changed = false
     this.#bytesSinceCheckpoint = 0
     try {
@@ -724,16 +726,14 @@ export class Log {
         await this.#syncDirectory() // a checkpoint without its snapshot would forget producers
       }
       // Of what lies before a checkpoint nothing is walked again: its indexes have to be durable too.
-      for (const segment of indexes) {
-        await this.#syncIndexes(segment)
-        this.#unsyncedIndexes.delete(segment)
-      }
+      for (const segment of indexes) await this.#syncIndexes(segment)
       await writeCheckpoint(this.#disk, this.directory, checkpoint)
       await this.#syncDirectory()
       this.#checkpointSegment = checkpoint.segment
       removeSnapshotsBefore(this.#disk, this.directory, checkpoint.offset)
     } catch (error) {
       this.#changed = true
+      for (const segment of indexes) if (this.#segments.includes(segment)) this.#unsyncedIndexes.add(segment)
       throw this.#refusal(error)
     }
   }

@@ -84,3 +84,37 @@ test('a sync of it that fails is not made up for by a later one: the log takes n
   const next = await reopen(place)
   expect(next.abortedTransactions(0, next.endOffset)).toEqual(known)
 })
+
+test('an entry that comes while a checkpoint syncs the index is synced by the next one, also if its segment was closed meanwhile', async () => {
+  const { disk } = watchedDisk(memoryDisk())
+  const place = { disk, directory: '/t-0' }
+  const { open } = disk
+  let durable: Buffer = Buffer.alloc(0)
+  let meanwhile = (): void => {}
+  disk.open = (path, mode) => {
+    const file = open(path, mode)
+    if (!path.endsWith(FIRST)) return file
+    const sync = async (): Promise<void> => {
+      const synced = fileOf(place, FIRST)
+      meanwhile()
+      await file.sync()
+      durable = synced
+    }
+    return { ...file, sync }
+  }
+  const log = await openLog(place)
+  abort(log, 1)
+  meanwhile = () => {
+    meanwhile = () => {}
+    abort(log, 2)
+    log.roll()
+  }
+  await log.checkpoint()
+  abort(log, 3)
+  await log.checkpoint()
+  const known = log.abortedTransactions(0, log.endOffset)
+  expect(known).toHaveLength(3)
+  putFile(place, FIRST, durable)
+  const next = await reopen(place)
+  expect(next.abortedTransactions(0, next.endOffset)).toEqual(known)
+})
