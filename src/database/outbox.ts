@@ -129,7 +129,7 @@ const anyShard = (): number => (lastShard = (lastShard + 1) % OUTBOX_SHARDS)
 
 interface Extras {
   readonly headers: readonly Header[]
-  readonly timestamp: number
+  readonly timestamp?: number
   readonly deliverAt?: number
   readonly delayId?: string
 }

@@ -119,13 +119,16 @@ export function encodeTimestamp(topic: AnyTopic, timestamp: number | Date): numb
 export function encodeCopy(topic: AnyTopic, message: OutgoingMessage<never, never>, now: number) {
   if (typeof message !== 'object' || message === null) throw notAMessage(topic, message)
   const headers = message.headers === undefined ? null : encodeHeaders(topic, message.headers)
+  const delayed = isDelayed(message)
+  const { timestamp: given } = message
   return {
     key: message.key == null ? null : copyOf(encodeKey(topic, message.key)),
     value: copyOf(encodeValue(topic, message.value)),
     headers: headers === null ? undefined : headers.map(([name, value]): Header => [name, copyOf(value)]),
-    timestamp: message.timestamp === undefined ? now : encodeTimestamp(topic, message.timestamp),
+    // one that is delayed gets the time of its delivery
+    timestamp: given !== undefined ? encodeTimestamp(topic, given) : delayed ? undefined : now,
     partition: message.partition,
-    deliverAt: isDelayed(message) ? dueAtOf(message, now) : undefined,
+    deliverAt: delayed ? dueAtOf(message, now) : undefined,
     delayId: message.delayId,
   }
 }

@@ -91,7 +91,8 @@ export class Producer {
   #watching = false
   #parkedCount = 0
   #parkedOrder = 0
-  #resuming = false
+  /** Parked, and being placed now. */
+  #resumed: Parked | null = null
   #readyWaiters: { resolve: () => void; reject: (error: SluiceError) => void }[] = []
   #idleWaiters: (() => void)[] = []
 
@@ -542,7 +543,9 @@ export class Producer {
     resume: () => boolean,
     refuse: (error: SluiceError) => void,
   ): void {
-    const parked: Parked = { order: this.#parkedOrder++, bytes, timer: null, resume, refuse }
+    // what goes on to wait for another topic keeps its turn
+    const order = this.#resumed?.order ?? this.#parkedOrder++
+    const parked: Parked = { order, bytes, timer: null, resume, refuse }
     parked.timer = this.#clock.after(timeoutMs, () => {
       writer.parked.remove(parked)
       this.#unpark(parked)
@@ -558,19 +561,19 @@ export class Producer {
 
   /** Places what waits, in the order in which it came, as far as topics are known and there is room. */
   #resumeParked(): void {
-    if (this.#resuming || this.#parkedCount === 0) return
-    this.#resuming = true
+    if (this.#resumed !== null || this.#parkedCount === 0) return
     for (let writer = this.#nextParked(); writer !== null; writer = this.#nextParked()) {
       const parked = writer.parked.first as Parked
       // copies of posts are in the buffer already; placing them takes no more room
       if (parked.bytes === 0 && this.#bufferedBytes >= this.#bufferBytesMax) break
       this.#bufferedBytes -= parked.bytes
+      this.#resumed = parked
       if (!parked.resume()) break
       writer.parked.shift()
       this.#parkedCount--
       parked.timer?.cancel()
     }
-    this.#resuming = false
+    this.#resumed = null
     if (this.#parkedCount > 0 && this.#bufferedBytes >= this.#bufferBytesMax) this.#stopLingering()
     this.#parkedChanged()
   }
@@ -603,8 +606,9 @@ export class Producer {
   }
 
   #parkedBefore(order: number): boolean {
+    if (this.#parkedCount === 0) return false
     for (const { parked } of this.#topics.values())
-      if (parked.first !== undefined && parked.first.order < order) return true
+      for (const each of parked) if (each.order < order) return true
     return false
   }
 

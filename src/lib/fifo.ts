@@ -38,6 +38,10 @@ export class Fifo<T> {
     if (index >= 0) this.#items.splice(index, 1)
   }
 
+  *[Symbol.iterator](): IterableIterator<T> {
+    for (let index = this.#head; index < this.#items.length; index++) yield this.#items[index]
+  }
+
   /** Takes all, in order. */
   takeAll(): T[] {
     this.#cut()

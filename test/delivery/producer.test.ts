@@ -5,6 +5,7 @@ import type { FailedPosts, ProducerOptions } from '../../src/delivery/producer-o
 import { PublishError } from '../../src/delivery/published.ts'
 import { topic } from '../../src/delivery/topic.ts'
 import type { SluiceError } from '../../src/errors.ts'
+import { RecordCursor } from '../../src/record/cursor.ts'
 import { VirtualClock } from '../sim/virtual-clock.ts'
 import { FakeEngine } from './fake-engine.ts'
 
@@ -28,7 +29,7 @@ async function bench(options: ProducerOptions = {}, partitions = 1, config = {})
     void reported.push({ code: error.code, count, topic })
   const producer = new Producer(
     { onError, ...options },
-    { engine, clock, random: () => 0, autoCreateTopics: true },
+    { engine, clock, random: () => 0, autoCreateTopics: true, delays: { prepare: async () => {} } },
   )
   void producer.send('t', []) // makes the topic known
   await clock.runDeferred()
@@ -711,6 +712,21 @@ describe('flush', () => {
     await flushing
     await Promise.all(sent)
     expect(engine.values('new')).toEqual(['a'])
+  })
+
+  it('includes what waits for its topic, and then for the one in which it is delayed', async () => {
+    const { producer, engine, settle } = await bench()
+    await engine.createTopic({ name: 'new' })
+    await engine.createTopic({ name: '_sluice.delay.5s' })
+    producer.post('new', { value: 'a', delay: '5s' })
+    const flushed = producer.flush().then(() => engine.values('_sluice.delay.5s'))
+    await settle()
+    expect(await flushed).toEqual(['a'])
+    const cursor = new RecordCursor(engine.partitions('_sluice.delay.5s')[0].batches[0])
+    expect(cursor.next()).toBe(true)
+    const names = cursor.headers().map(([name]) => name)
+    expect(names).toContain('sluice-deliver-at')
+    expect(names).not.toContain('sluice-target-timestamp') // it gets the time of its delivery
   })
 
   it('does not fail with what fails', async () => {

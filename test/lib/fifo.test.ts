@@ -32,6 +32,7 @@ test('does what an array does with push, shift and splice', () => {
         }
         expect(fifo.length).toBe(model.length)
         expect(fifo.first).toBe(model[0])
+        expect([...fifo]).toEqual(model)
       }
       expect(fifo.takeAll()).toEqual(model)
     }),
