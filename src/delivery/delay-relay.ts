@@ -5,7 +5,7 @@
  *     rung ──▶ time there over? ── no: pause the partition, one timer ──▶ …
  *                │ yes
  *                ├─ cancelled ─────────────────▶ dropped, and the cancellation forgotten
- *                ├─ more than 1.5 s left ──────▶ the next rung
+ *                ├─ more than 2 s left ────────▶ the next rung
  *                └─ less ──▶ timing wheel ─due─▶ target; of a schedule: and the next occurrence into its rung
  *
  * Invariants:
@@ -21,6 +21,7 @@ import { asSluiceError, SluiceError } from '../errors.ts'
 import type { Clock, Timer } from '../lib/clock.ts'
 import { Fifo } from '../lib/fifo.ts'
 import { TimingWheel } from '../lib/timing-wheel.ts'
+import type { RecordPlace } from '../record/cursor.ts'
 import { Consumer } from './consumer.ts'
 import type { AssignmentHooks } from './consumer-options.ts'
 import { deadLetterTopicOf, letterMessage } from './dead-letters.ts'
@@ -33,10 +34,11 @@ import {
   schedulesTopic,
   WHEEL_MS,
 } from './delay-topics.ts'
-import { deliveryOf, readWaiting, type Waiting, withoutRoute } from './delayed-message.ts'
+import { deliveryOf, dueAtIn, readWaiting, type Waiting, withoutRoute } from './delayed-message.ts'
 import { isSame } from './fetcher.ts'
+import { InHand } from './in-hand.ts'
 import { KeyTable } from './key-table.ts'
-import type { Message, MessageBatch } from './message.ts'
+import type { Message, MessageBatch, MessageSource } from './message.ts'
 import { rawTopic } from './raw-topic.ts'
 import { nextOccurrence, occurrenceOf, readSchedule, type StoredSchedule } from './schedule-record.ts'
 import { SessionLoop } from './session-loop.ts'
@@ -72,8 +74,10 @@ const IN_HAND_MAX = 100_000
 const IN_HAND_BYTES_MAX = 32 * 1024 * 1024
 /** Messages in one transaction that only move to the next rung. */
 const MOVES_MAX = 500
-/** What an entry costs beside the message's bytes, roughly. */
-const ENTRY_BYTES = 500
+/** Messages taken from rungs before other work has its turn. */
+const TAKEN_MAX = 500
+/** What a message costs beside its bytes, roughly. */
+const ROW_BYTES = 200
 /** A rung is not looked at more often; what it holds has at least so long left. */
 const HOLD_MS_MIN = 100
 /** Cancellations and changes of schedules are known after so long. */
@@ -109,6 +113,8 @@ export class DelayRelay {
   }
 }
 
+type Occurrence = NonNullable<ReturnType<typeof occurrenceOf>>
+
 /** A partition of a rung. */
 interface Lane {
   readonly holding: Holding
@@ -125,15 +131,6 @@ interface Lane {
   trimmedTo: number
 }
 
-/** A message on its way. */
-/** A message in hand. As it was read: decoded it would be many objects, which the garbage collector moves about while they wait. */
-interface Entry {
-  readonly lane: Lane
-  readonly message: Message<unknown, unknown>
-  readonly bytes: number
-  readonly dueAt: number
-}
-
 class Session implements AssignmentHooks {
   readonly #setting: DelayRelaySetting
   readonly #clock: Clock
@@ -141,7 +138,9 @@ class Session implements AssignmentHooks {
   readonly #transactions: Transactions
   readonly #transactionalId: string | undefined
   readonly #settler: Settler
-  readonly #wheel: TimingWheel<Entry>
+  readonly #hand = new InHand<Lane>()
+  /** Rows of `#hand` that are due soon. */
+  readonly #wheel: TimingWheel
   readonly #cancelled: KeyTable<number>
   readonly #schedules: KeyTable<StoredSchedule>
   readonly #lanes = new Map<string, Lane>()
@@ -150,8 +149,13 @@ class Session implements AssignmentHooks {
   #timerAt = 0
   #isFiring = false
   #trimTimer: Timer | null = null
-  readonly #moves = new Fifo<Entry>()
+  /** Rows of `#hand` that are to go to the next rung. */
+  readonly #moves = new Fifo<number>()
+  /** Messages that are on their way there. */
   #moving = 0
+  /** Messages taken since other work had its turn. */
+  #taken = 0
+  #breath: Promise<void> | null = null
   #messages = 0
   #bytes = 0
   #refusal: SluiceError | null = null
@@ -278,27 +282,44 @@ class Session implements AssignmentHooks {
 
   // Taking messages out of a rung.
 
-  #take(batch: MessageBatch<unknown, unknown>): void {
+  #take(batch: MessageBatch<unknown, unknown>): Promise<void> | undefined {
     const lane = this.#lanes.get(keyOf(batch))
-    if (lane === undefined || lane.isGoing) return
+    if (lane === undefined || lane.isGoing) return undefined
     const { rung, holding } = lane
     const now = this.#clock.now()
-    for (const message of batch) {
-      const waitMs = rung.holdMs === 0 ? 0 : message.timestamp + rung.holdMs - now
+    const record = batch.records()
+    while (record.next()) {
+      if (record.offset < batch.firstOffset) continue
+      const waitMs = rung.holdMs === 0 ? 0 : record.timestamp + rung.holdMs - now
       if (waitMs > 0) {
-        this.#holdBack(lane, message.offset, waitMs)
-        return
+        this.#holdBack(lane, record.offset, waitMs)
+        return undefined
       }
       const isFull = this.#messages >= IN_HAND_MAX || this.#bytes >= IN_HAND_BYTES_MAX
-      if (isFull || !holding.ledger.hasRoomFor(message.offset)) {
+      if (isFull || !holding.ledger.hasRoomFor(record.offset)) {
         lane.isFull = true
-        this.#setBack(lane, message.offset)
-        return
+        this.#setBack(lane, record.offset)
+        return undefined
       }
-      if (holding.ledger.begin(message.offset)) this.#begin(lane, message, now)
+      if (holding.ledger.begin(record.offset)) this.#begin(lane, batch.source, record, now)
     }
     holding.ledger.pass(batch.lastOffset + 1)
-    this.#arm()
+    this.#moveSome()
+    return this.#breathe(batch.count)
+  }
+
+  /** When many are due at once, what is due now is delivered while they are taken. */
+  #breathe(taken: number): Promise<void> | undefined {
+    this.#taken += taken
+    if (this.#taken < TAKEN_MAX) return undefined
+    this.#breath ??= new Promise(resolve =>
+      this.#clock.defer(() => {
+        this.#taken = 0
+        this.#breath = null
+        resolve()
+      }),
+    )
+    return this.#breath
   }
 
   #holdBack(lane: Lane, offset: number, waitMs: number): void {
@@ -314,47 +335,48 @@ class Session implements AssignmentHooks {
     const { topic, partition } = lane.holding
     void this.#consumer.seek({ topic, partition, offset })
     this.#consumer.pause([lane.holding])
-    this.#arm()
+    this.#moveSome()
   }
 
-  #begin(lane: Lane, message: Message<unknown, unknown>, now: number): void {
-    const waiting = waitingOf(lane, message)
-    const bytes = ENTRY_BYTES + (waiting.key?.length ?? 0) + (waiting.value?.length ?? 0)
-    const entry: Entry = { lane, message, bytes, dueAt: waiting.dueAt }
+  #begin(lane: Lane, source: MessageSource, record: RecordPlace, now: number): void {
+    const dueAt = Math.max(0, dueAtIn(record))
+    const row = this.#hand.add(lane, source, record, dueAt)
+    const bytes = bytesInHand(record.keyBytes, record.valueBytes)
     lane.messages++
     lane.bytes += bytes
     this.#messages++
     this.#bytes += bytes
-    const remainingMs = waiting.dueAt - now
-    if (remainingMs <= WHEEL_MS) this.#wheel.schedule(waiting.dueAt, entry)
-    else if (this.#cancelled.values.has(waiting.id)) this.#drop(entry, waiting)
-    else {
-      this.#moves.push(entry)
-      this.#moveSome()
-    }
+    if (dueAt - now <= WHEEL_MS) this.#wheel.schedule(dueAt, row)
+    else this.#moves.push(row)
   }
 
   /** Down the ladder. What is due must not wait for thousands of these, which have time left. */
   #moveSome(): void {
     while (this.#moving < MOVES_MAX && this.#moves.length > 0) {
-      const entry = this.#moves.shift() as Entry
-      const { lane, message, dueAt } = entry
-      if (lane.holding.isLost) continue
-      const remainingMs = dueAt - this.#clock.now()
-      if (remainingMs <= WHEEL_MS) {
-        this.#wheel.schedule(dueAt, entry)
-        continue
-      }
-      const { key, value, headers } = waitingOf(lane, message)
-      const { topic } = rungFor(remainingMs)
-      lane.moving++
-      this.#moving++
-      this.#finish(entry, [{ topic, message: outgoing({ key, value, headers }) }], () => {
-        lane.moving--
-        if (!lane.holding.isLost) this.#moving--
-      })
+      const row = this.#moves.shift() as number
+      const lane = this.#hand.lane(row)
+      const remainingMs = this.#hand.dueAt(row) - this.#clock.now()
+      if (lane.holding.isLost) this.#hand.remove(row)
+      else if (remainingMs <= WHEEL_MS) this.#wheel.schedule(this.#hand.dueAt(row), row)
+      else this.#move(row, lane, remainingMs)
     }
     this.#arm()
+  }
+
+  #move(row: number, lane: Lane, remainingMs: number): void {
+    const waiting = this.#waitingIn(row)
+    if (this.#cancelled.values.has(waiting.id)) {
+      this.#drop(row, waiting)
+      return
+    }
+    const { key, value, headers } = waiting
+    const { topic } = rungFor(remainingMs)
+    lane.moving++
+    this.#moving++
+    this.#finish(row, waiting, [{ topic, message: outgoing({ key, value, headers }) }], () => {
+      lane.moving--
+      if (!lane.holding.isLost) this.#moving--
+    })
   }
 
   // What is due.
@@ -375,7 +397,7 @@ class Session implements AssignmentHooks {
     const stale = this.#clock.now() - STALE_MS
     if (this.#cancelled.freshAt < stale) await this.#refresh(this.#cancelled)
     if (this.#schedules.freshAt < stale) await this.#refresh(this.#schedules)
-    this.#wheel.advance(this.#clock.now(), entry => this.#deliver(entry))
+    this.#wheel.advance(this.#clock.now(), row => this.#deliver(row))
     this.#isFiring = false
     this.#arm()
   }
@@ -390,28 +412,26 @@ class Session implements AssignmentHooks {
     }
   }
 
-  #deliver(entry: Entry): void {
-    const { lane } = entry
-    if (lane.holding.isLost) return
-    const waiting = waitingOf(lane, entry.message)
+  #deliver(row: number): void {
+    const lane = this.#hand.lane(row)
+    if (lane.holding.isLost) {
+      this.#hand.remove(row)
+      return
+    }
+    const waiting = this.#waitingIn(row)
     const occurrence = occurrenceOf(waiting)
-    if (waiting.target === lane.rung.topic.name) this.#bury(entry, waiting)
-    else if (occurrence !== null) this.#deliverOccurrence(entry, occurrence, true)
-    else if (this.#cancelled.values.has(waiting.id)) this.#drop(entry, waiting)
-    else this.#finish(entry, [this.#delivery(waiting)])
+    if (waiting.target === lane.rung.topic.name) this.#bury(row, waiting)
+    else if (occurrence !== null) this.#deliverOccurrence(row, waiting, occurrence, true)
+    else if (this.#cancelled.values.has(waiting.id)) this.#drop(row, waiting)
+    else this.#finish(row, waiting, [this.#delivery(waiting)])
   }
 
   /** An occurrence of a schedule that was changed or removed is nothing any more. One that was cancelled is passed over. */
-  #deliverOccurrence(
-    entry: Entry,
-    occurrence: { readonly name: string; readonly version: string },
-    mayBeStale: boolean,
-  ): void {
-    const waiting = waitingOf(entry.lane, entry.message)
+  #deliverOccurrence(row: number, waiting: Waiting, occurrence: Occurrence, mayBeStale: boolean): void {
     const schedule = this.#schedules.values.get(occurrence.name)
     if (schedule?.version !== occurrence.version) {
-      if (mayBeStale) void this.#askAgain(entry, occurrence)
-      else this.#finish(entry, [])
+      if (mayBeStale) void this.#askAgain(row, waiting, occurrence)
+      else this.#finish(row, waiting, [])
       return
     }
     const now = this.#clock.now()
@@ -421,19 +441,16 @@ class Session implements AssignmentHooks {
     if (next !== null) {
       publications.push({ topic: rungFor(next.dueAt - now).topic, message: outgoing(next.message) })
     }
-    this.#finish(entry, publications)
+    this.#finish(row, waiting, publications)
   }
 
   /** The schedule may have been set a moment ago. */
-  async #askAgain(
-    entry: Entry,
-    occurrence: { readonly name: string; readonly version: string },
-  ): Promise<void> {
+  async #askAgain(row: number, waiting: Waiting, occurrence: Occurrence): Promise<void> {
     const isKnown = await this.#refresh(this.#schedules)
-    if (entry.lane.holding.isLost) return
-    if (isKnown) this.#deliverOccurrence(entry, occurrence, false)
+    if (this.#hand.lane(row).holding.isLost) this.#hand.remove(row)
+    else if (isKnown) this.#deliverOccurrence(row, waiting, occurrence, false)
     else {
-      this.#wheel.schedule(this.#clock.now() + REFRESH_MS_MAX, entry)
+      this.#wheel.schedule(this.#clock.now() + REFRESH_MS_MAX, row)
       this.#arm()
     }
   }
@@ -456,21 +473,26 @@ class Session implements AssignmentHooks {
     return target
   }
 
-  #drop(entry: Entry, { id }: Waiting): void {
-    this.#finish(entry, [forgetting(id)], () => this.#cancelled.forget(id))
+  #drop(row: number, waiting: Waiting): void {
+    this.#finish(row, waiting, [forgetting(waiting.id)], () => this.#cancelled.forget(waiting.id))
   }
 
   /** Somebody has written something into the rung that is no delayed message. */
-  #bury(entry: Entry, waiting: Waiting): void {
-    const message = `${waiting.target}/${entry.lane.holding.partition} offset ${entry.message.offset} is no delayed message`
+  #bury(row: number, waiting: Waiting): void {
+    const offset = this.#hand.offset(row)
+    const message = `${waiting.target}/${waiting.partition} offset ${offset} is no delayed message`
     const error = new SluiceError('INVALID_RECORD', message, { topic: waiting.target })
     this.#setting.warn(error)
-    this.#finish(entry, [this.#letter(waiting, error)])
+    this.#finish(row, waiting, [this.#letter(waiting, error)])
   }
 
-  #finish(entry: Entry, publications: readonly Publication[], then?: () => void): void {
-    const { lane, message, bytes } = entry
-    this.#settler.finishWith(lane.holding, message.offset, publications, () => {
+  /** It is in hand no more, but counts until it is settled. */
+  #finish(row: number, waiting: Waiting, publications: readonly Publication[], then?: () => void): void {
+    const lane = this.#hand.lane(row)
+    const offset = this.#hand.offset(row)
+    this.#hand.remove(row)
+    const bytes = bytesInHand(waiting.key?.length ?? 0, waiting.value?.length ?? 0)
+    this.#settler.finishWith(lane.holding, offset, publications, () => {
       lane.messages--
       lane.bytes -= bytes
       if (!lane.holding.isLost) {
@@ -479,6 +501,11 @@ class Session implements AssignmentHooks {
       }
       then?.()
     })
+  }
+
+  #waitingIn(row: number): Waiting {
+    const message = this.#hand.message(row)
+    return readWaiting(message) ?? strange(this.#hand.lane(row), message)
   }
 
   // What cannot be delivered.
@@ -574,8 +601,8 @@ const forgetting = (id: string): Publication => ({
   message: outgoing({ key: Buffer.from(id), value: null }),
 })
 
-const waitingOf = (lane: Lane, message: Message<unknown, unknown>): Waiting =>
-  readWaiting(message) ?? strange(lane, message)
+const bytesInHand = (keyBytes: number, valueBytes: number): number =>
+  ROW_BYTES + Math.max(0, keyBytes) + Math.max(0, valueBytes)
 
 /** What is no delayed message, as one that is due now and addressed to the rung that it lies in. */
 function strange({ rung, holding }: Lane, message: Message<unknown, unknown>): Waiting {

@@ -5,8 +5,8 @@
  *     ── _sluice.delay.30m ──────────▶ _sluice.delay.10m ──▶ _sluice.delay.5m ─▶ timing wheel ─▶ target
  *
  * A rung is FIFO by the log's clock (LogAppendTime): everything in it waits equally long, so the first record is the next that is due, and
- * nothing need be known of those behind it. From the rungs of 5 s on a message is taken a second before its time there is over: what it still
- * has left is then within the wheel's reach, and what a move takes makes nothing late.
+ * nothing need be known of those behind it. A message is taken a second before its time there is over: what it still has left is then within
+ * the wheel's reach, and what a move takes makes nothing late.
  */
 
 import type { Engine } from '../engine/engine.ts'
@@ -28,11 +28,15 @@ export interface Rung {
 }
 
 /** The delays of the levels 1 to 18. */
-const levelNames = '1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h'.split(' ')
-const longerNames = '12h 1d 7d'.split(' ')
+const levels = '1s 5s 10s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h'.split(' ').map(msOf)
+
+/** Those of the levels, so that one move is enough for them, and those between and beyond, so that few are for any other delay. */
+const rungNames = '0 2s 3s 4s 5s 7s 10s 20s 30s 1m 2m 3m 4m 5m 6m 7m 8m 9m 10m 20m 30m 1h 2h 12h 1d 7d'.split(
+  ' ',
+)
 
 /** With less time left than this a message is held in memory. */
-export const WHEEL_MS = 1_500
+export const WHEEL_MS = 2_000
 const LEAD_MS = 1_000
 
 export const DELAY_TOPIC_PREFIX = `${SYSTEM_TOPIC_PREFIX}delay.`
@@ -41,18 +45,18 @@ export const cancelledTopic = rawTopic(`${DELAY_TOPIC_PREFIX}cancelled`)
 /** Key: name of a schedule. */
 export const schedulesTopic = rawTopic(`${SYSTEM_TOPIC_PREFIX}schedules`)
 
-const rungOf = (name: string): Rung => {
-  const ms = name === '0' ? 0 : (durationMs(name) as number)
-  const holdMs = ms > 1_000 ? ms - LEAD_MS : ms
-  return { name, ms, holdMs, topic: rawTopic(DELAY_TOPIC_PREFIX + name) }
-}
-
 /** The shortest first. */
-export const rungs: readonly Rung[] = ['0', ...levelNames, ...longerNames].map(rungOf)
+export const rungs: readonly Rung[] = rungNames.map(name => {
+  const ms = msOf(name)
+  return { name, ms, holdMs: Math.max(0, ms - LEAD_MS), topic: rawTopic(DELAY_TOPIC_PREFIX + name) }
+})
 
 /** The delay of RocketMQ's levels 1 to 18; undefined for any other number. */
-export const levelMs = (level: number): number | undefined =>
-  level >= 1 ? rungs[level <= levelNames.length ? level : -1]?.ms : undefined
+export const levelMs = (level: number): number | undefined => levels[level - 1]
+
+function msOf(name: string): number {
+  return name === '0' ? 0 : (durationMs(name) as number)
+}
 
 /** Where a message waits that has so much time left. */
 export function rungFor(remainingMs: number): Rung {

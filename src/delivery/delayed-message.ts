@@ -12,6 +12,7 @@
 import { randomUUID } from 'node:crypto'
 import { durationMs } from '../lib/duration.ts'
 import type { Header } from '../record/builder.ts'
+import { HeaderCursor, type RecordPlace } from '../record/cursor.ts'
 import { describe } from './codec.ts'
 import { levelMs } from './delay-topics.ts'
 import type { Message } from './message.ts'
@@ -124,25 +125,39 @@ export interface Waiting {
 /** Null: it is no delayed message; somebody has written something else into the rung. */
 export function readWaiting(message: Message<unknown, unknown>): Waiting | null {
   const headers = message.headerList()
-  const text = (name: string): string | undefined =>
-    headers.findLast(([found]) => found === name)?.[1]?.toString('utf8')
-  const whole = (name: string): number | undefined => {
-    const value = text(name)
-    return value !== undefined && /^\d{1,16}$/.test(value) ? Number(value) : undefined
+  let id = ''
+  let target = ''
+  let dueAt: number | undefined
+  let partition: number | undefined
+  let timestamp: number | undefined
+  for (const [name, value] of headers) {
+    if (name === systemHeader.deliverAt) dueAt = wholeOf(value)
+    else if (name === systemHeader.target) target = textOf(value)
+    else if (name === systemHeader.delayId) id = textOf(value)
+    else if (name === systemHeader.targetPartition) partition = wholeOf(value)
+    else if (name === systemHeader.targetTimestamp) timestamp = wholeOf(value)
   }
-  const dueAt = whole(systemHeader.deliverAt)
-  const target = text(systemHeader.target)
-  if (dueAt === undefined || !target) return null
-  return {
-    id: text(systemHeader.delayId) ?? '',
-    dueAt,
-    target,
-    partition: whole(systemHeader.targetPartition),
-    timestamp: whole(systemHeader.targetTimestamp),
-    key: message.keyBytes,
-    value: message.valueBytes,
-    headers,
-  }
+  if (dueAt === undefined || target === '') return null
+  const { keyBytes: key, valueBytes: value } = message
+  return { id, dueAt, target, partition, timestamp, key, value, headers }
+}
+
+const textOf = (value: Buffer | null): string => value?.toString('utf8') ?? ''
+
+const wholeOf = (value: Buffer | null): number | undefined => {
+  const text = textOf(value)
+  return /^\d{1,15}$/.test(text) ? Number(text) : undefined
+}
+
+const deliverAtName = Buffer.from(systemHeader.deliverAt)
+const headerCursor = new HeaderCursor()
+
+/** When a record that waits in a rung is due, and nothing else of it; -1 if it is no delayed message. Throws INVALID_RECORD. */
+export function dueAtIn({ bytes, headersStart, headerCount }: RecordPlace): number {
+  let dueAt = -1
+  headerCursor.open(bytes, headersStart, headerCount)
+  while (headerCursor.next()) if (headerCursor.isNamed(deliverAtName)) dueAt = headerCursor.wholeValue()
+  return dueAt
 }
 
 /** The message as it is delivered. */

@@ -24,7 +24,7 @@ import {
   lastOffsetDelta,
   recordCount,
 } from '../record/batch.ts'
-import { RecordCursor, readHeaders } from '../record/cursor.ts'
+import { RecordCursor, type RecordPlace, readHeaders } from '../record/cursor.ts'
 import { codecError } from './codec.ts'
 import type { AnyTopic, PlainBytes } from './topic.ts'
 
@@ -65,18 +65,18 @@ export class Message<V = PlainBytes, K = string> {
   #value: V | typeof UNDECODED = UNDECODED
   #headers: MessageHeaders | null = null
 
-  /** @internal Messages come from consumers. Takes the record that the cursor stands on. */
-  constructor(source: MessageSource, cursor: RecordCursor) {
-    this.offset = cursor.offset
-    this.timestamp = cursor.timestamp
+  /** @internal Messages come from consumers. Takes the record that lies there, or that a cursor stands on. */
+  constructor(source: MessageSource, record: RecordPlace) {
+    this.offset = record.offset
+    this.timestamp = record.timestamp
     this.#source = source
-    this.#bytes = cursor.bytes
-    this.#keyStart = cursor.keyStart
-    this.#keyLength = cursor.keyBytes
-    this.#valueStart = cursor.valueStart
-    this.#valueLength = cursor.valueBytes
-    this.#headersStart = cursor.headersStart
-    this.#headerCount = cursor.headerCount
+    this.#bytes = record.bytes
+    this.#keyStart = record.keyStart
+    this.#keyLength = record.keyBytes
+    this.#valueStart = record.valueStart
+    this.#valueLength = record.valueBytes
+    this.#headersStart = record.headersStart
+    this.#headerCount = record.headerCount
   }
 
   /** @internal What it was read with: the same for all that a reader hands out until it goes elsewhere. */
@@ -272,6 +272,11 @@ export class MessageBatch<V = PlainBytes, K = string> implements Iterable<Messag
 
   [Symbol.iterator](): IterableIterator<Message<V, K>> {
     return new MessageIterator<V, K>(this.#source, this.#batches, this.firstOffset)
+  }
+
+  /** @internal The records as they lie, for whoever needs no object for each. The first ones may lie before `firstOffset`: pass over them. */
+  records(): RecordCursor {
+    return new RecordCursor(this.#batches)
   }
 
   /** All messages as an array. */

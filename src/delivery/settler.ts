@@ -252,7 +252,7 @@ export class Settler {
     try {
       await transact(async transaction => {
         for (const { publications } of endings)
-          for (const { topic, message } of publications) void transaction.publish(topic, message)
+          for (const { topic, message } of publications) transaction.post(topic, message)
         await stage(transaction, offsets)
         isStaged = true
       })

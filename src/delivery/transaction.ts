@@ -16,7 +16,7 @@ import type { Clock } from '../lib/clock.ts'
 import type { Consumer } from './consumer.ts'
 import type { Message, MessageBatch } from './message.ts'
 import { atLeast, invalidOption } from './option.ts'
-import type { OutgoingOf } from './outgoing.ts'
+import type { AnyOutgoing, OutgoingOf } from './outgoing.ts'
 import { Producer } from './producer.ts'
 import type { ProducerSetting } from './producer-options.ts'
 import type { Published, PublishedBatch } from './published.ts'
@@ -44,10 +44,13 @@ export class Transaction {
   readonly #session: TransactionSession
   readonly #published: Promise<unknown>[] = []
   readonly #afterCommit: (() => void)[] = []
+  /** Whether the producer takes more without keeping anybody waiting. */
+  #hasRoom = true
+  #refusal: SluiceError | null = null
   #isOver = false
 
   /** @internal */
-  constructor(producer: Producer, session: TransactionSession) {
+  constructor({ producer, session }: Line) {
     this.#producer = producer
     this.#session = session
   }
@@ -64,6 +67,17 @@ export class Transaction {
     published.catch(() => {}) // told when the transaction is to commit
     this.#published.push(published)
     return published
+  }
+
+  /** @internal As `publish`, for many: without a promise for each. What is refused keeps the transaction from committing all the same. */
+  post(topic: AnyTopic, message: AnyOutgoing): void {
+    if (this.#hasRoom && !this.#isOver) this.#hasRoom = this.#producer.post(topic, message as never)
+    else void this.publish(topic, message as never)
+  }
+
+  /** @internal What was posted is refused. */
+  refused(error: SluiceError): void {
+    this.#refusal ??= error
   }
 
   /**
@@ -92,6 +106,7 @@ export class Transaction {
     this.#isOver = true
     await this.#producer.flush()
     await Promise.all(this.#published)
+    if (this.#refusal !== null) throw this.#refusal
   }
 
   /** @internal */
@@ -108,6 +123,8 @@ export class Transaction {
 interface Line {
   readonly producer: Producer
   readonly session: TransactionSession
+  /** Under way. */
+  transaction: Transaction | null
 }
 
 /** The sessions of one `Sluice`. */
@@ -215,7 +232,8 @@ export class Transactions {
     body: (transaction: Transaction) => Promise<R> | R,
     giveBack: (isGood: boolean) => void,
   ): Promise<R> {
-    const transaction = new Transaction(line.producer, line.session)
+    const transaction = new Transaction(line)
+    line.transaction = transaction
     let isGood = false
     try {
       const result = await body(transaction)
@@ -260,7 +278,7 @@ export class Transactions {
   async #open(transactionalId: string, timeoutMs: number): Promise<Line> {
     const session = await this.#retried(() => this.#engine.initTransactions({ transactionalId, timeoutMs }))
     const producer = new Producer(
-      { deliveryTimeoutMs: timeoutMs },
+      { deliveryTimeoutMs: timeoutMs, onError: error => line.transaction?.refused(error) },
       {
         engine: this.#engine,
         session,
@@ -269,7 +287,8 @@ export class Transactions {
         delays: this.#delays,
       },
     )
-    return { producer, session }
+    const line: Line = { producer, session, transaction: null }
+    return line
   }
 
   /** The one before is being ended: that is a matter of moments. */

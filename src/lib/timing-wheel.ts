@@ -1,17 +1,24 @@
 /**
- * A hierarchical timing wheel: items that wait for a time, in whole milliseconds. Scheduling, cancelling and firing cost the same however many
- * wait and however far away they are.
+ * A hierarchical timing wheel: what waits for a time, in whole milliseconds. Scheduling and firing cost the same however many wait and however far
+ * away they are.
  *
  *     level 0    64 slots of 1 ms         │ what is due within the 64 ms that the time is in
  *     level 1    64 slots of 64 ms        │ … within the 4 s …
  *     level 5    64 slots of 12 days      │ … within the 2 years
  *     beyond     one list                 │ whatever is later
  *
+ * What waits is a number, the row that its owner has in a table of its own. So the wheel is columns, too: nothing is allocated for what is
+ * scheduled, and nothing moved about by the garbage collector while it waits.
+ *
+ *     row     0     1     2     3
+ *     at      1250  –     1251  1250
+ *     after   3     –     -1    -1         slot 1250: first 0, last 3
+ *
  * Invariants:
- * - An item is in the lowest level whose turn (64 slots) holds both the time and the item's. So its slot is ahead of the time's slot in that
- *   level, and the first slot that is taken, in the lowest level that has any, is the next.
- * - When the time comes to a slot of a higher level, its items move down. An item moves at most once per level.
- * - Items of the same time fire in the order in which they were scheduled.
+ * - A row is in the lowest level whose turn (64 slots) holds both the time and the row's. So its slot is ahead of the time's slot in that level,
+ *   and the first slot that is taken, in the lowest level that has any, is the next.
+ * - When the time comes to a slot of a higher level, its rows move down. A row moves at most once per level.
+ * - Rows of the same time fire in the order in which they were scheduled.
  *
  * It holds no timer and no clock: the owner asks `nextAt`, and calls `advance`.
  */
@@ -19,110 +26,29 @@
 const SLOT_BITS = 6
 const SLOTS = 1 << SLOT_BITS
 const LEVELS = 6
+/** Beside the slots of the levels: what was due already when it was scheduled, and what is beyond the last level. */
+const DUE = LEVELS * SLOTS
+const BEYOND = DUE + 1
+const ROWS_INITIAL = 256
+const NONE = -1
 
-/** What `schedule` gives, to cancel by. */
-export interface Scheduled<T> {
-  readonly at: number
-  readonly item: T
-}
+/** How long a slot of a level is. */
+const slotMs = Array.from({ length: LEVELS }, (_, level) => SLOTS ** level)
 
-class Entry<T> implements Scheduled<T> {
-  readonly at: number
-  readonly item: T
-  before: Entry<T> | null = null
-  after: Entry<T> | null = null
-  /** Null once it has fired or was cancelled. */
-  slot: Slot<T> | null = null
-
-  constructor(at: number, item: T) {
-    this.at = at
-    this.item = item
-  }
-}
-
-class Slot<T> {
-  readonly level: Level<T> | null
-  readonly index: number
-  first: Entry<T> | null = null
-  last: Entry<T> | null = null
-
-  constructor(level: Level<T> | null, index: number) {
-    this.level = level
-    this.index = index
-  }
-
-  push(entry: Entry<T>): void {
-    entry.slot = this
-    entry.before = this.last
-    entry.after = null
-    if (this.last === null) this.first = entry
-    else this.last.after = entry
-    this.last = entry
-    this.level?.mark(this.index)
-  }
-
-  remove(entry: Entry<T>): void {
-    if (entry.before === null) this.first = entry.after
-    else entry.before.after = entry.after
-    if (entry.after === null) this.last = entry.before
-    else entry.after.before = entry.before
-    entry.slot = null
-    if (this.first === null) this.level?.clear(this.index)
-  }
-
-  /** Empties it, and gives the first of what was in it; the others hang on it. */
-  takeAll(): Entry<T> | null {
-    const { first } = this
-    this.first = null
-    this.last = null
-    this.level?.clear(this.index)
-    return first
-  }
-}
-
-class Level<T> {
-  /** How long a slot is. */
-  readonly ms: number
-  readonly slots: readonly Slot<T>[]
-  // which slots are taken, as bits
-  #low = 0
-  #high = 0
-
-  constructor(ms: number) {
-    this.ms = ms
-    this.slots = Array.from({ length: SLOTS }, (_, index) => new Slot<T>(this, index))
-  }
-
-  mark(index: number): void {
-    if (index < 32) this.#low |= 1 << index
-    else this.#high |= 1 << (index - 32)
-  }
-
-  clear(index: number): void {
-    if (index < 32) this.#low &= ~(1 << index)
-    else this.#high &= ~(1 << (index - 32))
-  }
-
-  /** The first slot that is taken, or -1. */
-  first(): number {
-    if (this.#low !== 0) return 31 - Math.clz32(this.#low & -this.#low)
-    if (this.#high !== 0) return 63 - Math.clz32(this.#high & -this.#high)
-    return -1
-  }
-}
-
-export class TimingWheel<T> {
-  readonly #levels: readonly Level<T>[]
-  /** Due already when it was scheduled. */
-  readonly #due = new Slot<T>(null, 0)
-  readonly #beyond = new Slot<T>(null, 0)
+export class TimingWheel {
+  #at = new Float64Array(ROWS_INITIAL)
+  /** The row behind it in its slot. */
+  #after = new Int32Array(ROWS_INITIAL)
+  readonly #first = new Int32Array(BEYOND + 1).fill(NONE)
+  readonly #last = new Int32Array(BEYOND + 1).fill(NONE)
+  /** Which slots of a level are taken, as bits: the low 32, the high 32. */
+  readonly #taken = new Int32Array(LEVELS * 2)
   #time: number
   #size = 0
 
   /** `now`: the time that it begins at. */
   constructor(now: number) {
     this.#time = Math.floor(now)
-    this.#levels = Array.from({ length: LEVELS }, (_, level) => new Level<T>(SLOTS ** level))
   }
 
   /** How many wait. */
@@ -130,85 +56,122 @@ export class TimingWheel<T> {
     return this.#size
   }
 
-  /** The item fires with the first `advance` to `at` or later; with the next one if `at` is over. */
-  schedule(at: number, item: T): Scheduled<T> {
-    const entry = new Entry(Math.ceil(at), item)
+  /** The row, which does not wait now, fires with the first `advance` to `at` or later; with the next one if `at` is over. */
+  schedule(at: number, row: number): void {
+    if (row >= this.#at.length) this.#grow(row)
+    const due = Math.ceil(at)
+    this.#at[row] = due
     this.#size++
-    if (entry.at <= this.#time) this.#due.push(entry)
-    else this.#place(entry)
-    return entry
+    if (due <= this.#time) this.#push(DUE, row)
+    else this.#place(row)
   }
 
-  /** False if it has fired or was cancelled before. */
-  cancel(scheduled: Scheduled<T>): boolean {
-    const entry = scheduled as Entry<T>
-    if (entry.slot === null) return false
-    entry.slot.remove(entry)
-    this.#size--
-    return true
-  }
-
-  /** When to call `advance` next: not after the first item is due. Null if none waits. */
+  /** When to call `advance` next: not after the first row is due. Null if none waits. */
   nextAt(): number | null {
-    if (this.#due.first !== null) return this.#time
-    return this.#nextSlot()?.at ?? null
+    if (this.#first[DUE] !== NONE) return this.#time
+    const slot = this.#nextSlot()
+    return slot === NONE ? null : this.#atOf(slot)
   }
 
   /**
-   * Fires what is due by `now`, in the order of due times. `fire` may schedule and cancel; what it schedules for a time that is over waits for the
-   * next call. A time before that of the last call fires only what was due when it was scheduled.
+   * Fires what is due by `now`, in the order of due times. `fire` may schedule; what it schedules for a time that is over waits for the next call.
+   * A time before that of the last call fires only what was due when it was scheduled.
    */
-  advance(now: number, fire: (item: T) => void): void {
+  advance(now: number, fire: (row: number) => void): void {
     // What `fire` adds to it stays for the next call: otherwise it might never end.
-    const { last } = this.#due
-    while (last?.slot === this.#due) this.#fire(this.#due.first as Entry<T>, fire)
-    for (let next = this.#nextSlot(); next !== null && next.at <= now; next = this.#nextSlot()) {
-      this.#time = next.at
-      if (next.slot.level === this.#levels[0]) {
-        for (let { first } = next.slot; first !== null; first = next.slot.first) this.#fire(first, fire)
-      } else this.#moveDown(next.slot)
+    const last = this.#last[DUE]
+    for (let row = NONE; row !== last; ) {
+      row = this.#shift(DUE)
+      fire(row)
+    }
+    for (let slot = this.#nextSlot(); slot !== NONE; slot = this.#nextSlot()) {
+      const at = this.#atOf(slot)
+      if (at > now) break
+      this.#time = at
+      if (slot >= SLOTS) this.#moveDown(slot)
+      else while (this.#first[slot] !== NONE) fire(this.#shift(slot))
     }
     this.#time = Math.max(this.#time, Math.floor(now))
   }
 
-  #nextSlot(): { readonly at: number; readonly slot: Slot<T> } | null {
-    for (const level of this.#levels) {
-      const index = level.first()
-      if (index >= 0) return { at: this.#turnOf(level) + index * level.ms, slot: level.slots[index] }
+  /** The slot whose time comes next; `NONE` if nothing waits but what is due. */
+  #nextSlot(): number {
+    for (let level = 0; level < LEVELS; level++) {
+      const low = this.#taken[level * 2]
+      const high = this.#taken[level * 2 + 1]
+      if (low !== 0) return level * SLOTS + 31 - Math.clz32(low & -low)
+      if (high !== 0) return level * SLOTS + 63 - Math.clz32(high & -high)
     }
-    if (this.#beyond.first === null) return null
-    const top = this.#levels[LEVELS - 1]
-    return { at: this.#turnOf(top) + top.ms * SLOTS, slot: this.#beyond }
+    return this.#first[BEYOND] === NONE ? NONE : BEYOND
   }
 
-  #fire(entry: Entry<T>, fire: (item: T) => void): void {
-    entry.slot?.remove(entry)
-    this.#size--
-    fire(entry.item)
+  #atOf(slot: number): number {
+    if (slot === BEYOND) return this.#turnOf(LEVELS - 1) + slotMs[LEVELS - 1] * SLOTS
+    const level = slot >> SLOT_BITS
+    return this.#turnOf(level) + (slot % SLOTS) * slotMs[level]
   }
 
-  #moveDown(slot: Slot<T>): void {
+  #moveDown(slot: number): void {
+    let row = this.#first[slot]
+    this.#empty(slot)
     // what is still beyond comes back into the same list
-    for (let entry = slot.takeAll(); entry !== null; ) {
-      const { after } = entry
-      this.#place(entry)
-      entry = after
+    while (row !== NONE) {
+      const after = this.#after[row]
+      this.#place(row)
+      row = after
     }
   }
 
-  #place(entry: Entry<T>): void {
-    for (const level of this.#levels) {
-      const turnMs = level.ms * SLOTS
-      if (Math.floor(entry.at / turnMs) !== Math.floor(this.#time / turnMs)) continue
-      level.slots[Math.floor(entry.at / level.ms) % SLOTS].push(entry)
+  #place(row: number): void {
+    const at = this.#at[row]
+    for (let level = 0; level < LEVELS; level++) {
+      const turnMs = slotMs[level] * SLOTS
+      if (Math.floor(at / turnMs) !== Math.floor(this.#time / turnMs)) continue
+      this.#push(level * SLOTS + (Math.floor(at / slotMs[level]) % SLOTS), row)
       return
     }
-    this.#beyond.push(entry)
+    this.#push(BEYOND, row)
+  }
+
+  #push(slot: number, row: number): void {
+    const last = this.#last[slot]
+    this.#after[row] = NONE
+    this.#last[slot] = row
+    if (last !== NONE) this.#after[last] = row
+    else {
+      this.#first[slot] = row
+      if (slot < DUE) this.#taken[slot >> 5] |= 1 << (slot % 32)
+    }
+  }
+
+  #shift(slot: number): number {
+    const row = this.#first[slot]
+    const after = this.#after[row]
+    if (after === NONE) this.#empty(slot)
+    else this.#first[slot] = after
+    this.#size--
+    return row
+  }
+
+  #empty(slot: number): void {
+    this.#first[slot] = NONE
+    this.#last[slot] = NONE
+    if (slot < DUE) this.#taken[slot >> 5] &= ~(1 << (slot % 32))
   }
 
   /** When the turn of a level began that the time is in. */
-  #turnOf(level: Level<T>): number {
-    const turnMs = level.ms * SLOTS
+  #turnOf(level: number): number {
+    const turnMs = slotMs[level] * SLOTS
     return Math.floor(this.#time / turnMs) * turnMs
+  }
+
+  #grow(row: number): void {
+    const rows = Math.max(row + 1, this.#at.length * 2)
+    const at = new Float64Array(rows)
+    at.set(this.#at)
+    this.#at = at
+    const after = new Int32Array(rows)
+    after.set(this.#after)
+    this.#after = after
   }
 }

@@ -27,7 +27,22 @@ import { decompress } from './compression.ts'
 /** Most bytes that one batch may take up decompressed. */
 export const DECOMPRESSED_BYTES_MAX = 256 * 1024 * 1024
 
-export class RecordCursor {
+/** Where a record lies, and where its parts do. */
+export interface RecordPlace {
+  readonly bytes: Buffer
+  readonly offset: number
+  readonly timestamp: number
+  readonly keyStart: number
+  /** -1: null */
+  readonly keyBytes: number
+  readonly valueStart: number
+  /** -1: null */
+  readonly valueBytes: number
+  readonly headersStart: number
+  readonly headerCount: number
+}
+
+export class RecordCursor implements RecordPlace {
   /** Where the current record lies: the batches themselves, or the decompressed records of one. Never changed afterwards. */
   bytes: Buffer
   offset = -1
@@ -193,6 +208,101 @@ export class RecordCursor {
   }
 }
 
+const NOTHING: Buffer = Buffer.alloc(0)
+
+/**
+ * Walks the headers of a record in place: fields that change with `next()`, no allocation per header. `open` begins, also with another record.
+ */
+export class HeaderCursor {
+  nameStart = 0
+  nameBytes = 0
+  valueStart = 0
+  /** -1: null */
+  valueBytes = -1
+  #bytes = NOTHING
+  #position = 0
+  #end = 0
+  #remaining = 0
+  #varint = 0
+
+  /** Stands before the first of `count` headers that begin at `start` and lie before `end`. */
+  open(bytes: Buffer, start: number, count: number, end = bytes.length): this {
+    this.#bytes = bytes
+    this.#position = start
+    this.#end = end
+    this.#remaining = count
+    return this
+  }
+
+  /** Moves to the next header; false at the end. Throws INVALID_RECORD. */
+  next(): boolean {
+    if (this.#remaining === 0) return false
+    this.#remaining--
+    this.nameStart = this.#int(this.#position)
+    this.nameBytes = this.#varint
+    if (this.nameBytes < 0) throw malformedHeader()
+    this.valueStart = this.#int(this.#pass(this.nameStart, this.nameBytes))
+    this.valueBytes = this.#varint
+    this.#position = this.#pass(this.valueStart, Math.max(0, this.valueBytes))
+    return true
+  }
+
+  /** Whether the current header has this name. */
+  isNamed(name: Uint8Array): boolean {
+    if (this.nameBytes !== name.length) return false
+    for (let index = 0; index < name.length; index++) {
+      if (this.#bytes[this.nameStart + index] !== name[index]) return false
+    }
+    return true
+  }
+
+  /** The value of the current header if it is a whole number in up to 15 decimal digits; otherwise -1. */
+  wholeValue(): number {
+    if (this.valueBytes < 1 || this.valueBytes > WHOLE_DIGITS_MAX) return -1
+    let whole = 0
+    for (let index = 0; index < this.valueBytes; index++) {
+      const digit = this.#bytes[this.valueStart + index] - DIGIT_ZERO
+      if (digit < 0 || digit > 9) return -1
+      whole = whole * 10 + digit
+    }
+    return whole
+  }
+
+  name(): string {
+    return this.#bytes.toString('utf8', this.nameStart, this.nameStart + this.nameBytes)
+  }
+
+  /** A view. */
+  value(): Buffer | null {
+    if (this.valueBytes < 0) return null
+    return this.#bytes.subarray(this.valueStart, this.valueStart + this.valueBytes)
+  }
+
+  #pass(start: number, length: number): number {
+    if (length > this.#end - start) throw malformedHeader()
+    return start + length
+  }
+
+  #int(start: number): number {
+    const bytes = this.#bytes
+    let at = start
+    let value = 0
+    let shift = 0
+    let byte: number
+    do {
+      if (at >= this.#end || shift > 28) throw malformedHeader()
+      byte = bytes[at++]
+      value |= (byte & 0x7f) << shift
+      shift += 7
+    } while (byte >= 0x80)
+    this.#varint = (value >>> 1) ^ -(value & 1)
+    return at
+  }
+}
+
+const WHOLE_DIGITS_MAX = 15
+const DIGIT_ZERO = 0x30
+
 /** Decodes `count` headers that begin at `start` and lie before `end`. Throws INVALID_RECORD. */
 export function readHeaders(
   bytes: Buffer,
@@ -201,31 +311,9 @@ export function readHeaders(
   end = bytes.length,
 ): [name: string, value: Buffer | null][] {
   const headers: [string, Buffer | null][] = []
-  let at = start
-  const int = (): number => {
-    let value = 0
-    let shift = 0
-    let byte: number
-    do {
-      if (at >= end || shift > 28) throw malformedHeader()
-      byte = bytes[at++]
-      value |= (byte & 0x7f) << shift
-      shift += 7
-    } while (byte >= 0x80)
-    return (value >>> 1) ^ -(value & 1)
-  }
-  const content = (length: number): Buffer => {
-    if (length > end - at) throw malformedHeader()
-    at += length
-    return bytes.subarray(at - length, at)
-  }
-  for (let index = 0; index < count; index++) {
-    const nameBytes = int()
-    if (nameBytes < 0) throw malformedHeader()
-    const name = content(nameBytes).toString('utf8')
-    const valueBytes = int()
-    headers.push([name, valueBytes < 0 ? null : content(valueBytes)])
-  }
+  if (count === 0) return headers
+  const cursor = new HeaderCursor().open(bytes, start, count, end)
+  while (cursor.next()) headers.push([cursor.name(), cursor.value()])
   return headers
 }
 

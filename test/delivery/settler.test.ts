@@ -63,7 +63,7 @@ function bench() {
       const texts: string[] = []
       let staged: readonly CommitOffset[] = []
       const fake = {
-        publish: (_topic: unknown, message: { value: string }) => texts.push(message.value),
+        post: (_topic: unknown, message: { value: string }) => texts.push(message.value),
         stage: (offsets: readonly CommitOffset[]) => {
           staged = offsets
         },
