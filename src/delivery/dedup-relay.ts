@@ -15,19 +15,16 @@
 import type { CommittedOffset, Engine, TopicPartition } from '../engine/engine.ts'
 import { asSluiceError, SluiceError } from '../errors.ts'
 import type { Clock, Timer } from '../lib/clock.ts'
-import { Consumer } from './consumer.ts'
 import type { AssignmentHooks } from './consumer-options.ts'
-import { deadLetterTopicOf, letterMessage } from './dead-letters.ts'
 import { DEDUP_GROUP, DEDUP_TOPIC, type DedupRecord, provisionDedup, readDedup } from './dedup.ts'
 import { DedupWindow, IDS_MAX } from './dedup-window.ts'
 import type { Message, MessageBatch } from './message.ts'
 import { rawTopic } from './raw-topic.ts'
+import { outgoing, RelayMember } from './relay-member.ts'
 import { SessionLoop } from './session-loop.ts'
-import { type Holding, type Publication, Settler, substitutesOf } from './settler.ts'
-import { errorStory } from './system-headers.ts'
+import type { Holding, Publication } from './settler.ts'
 import type { AnyTopic } from './topic.ts'
 import { scanPartition } from './topic-scan.ts'
-import { Transactions } from './transaction.ts'
 
 export interface DedupRelaySetting {
   readonly engine: Engine
@@ -39,10 +36,6 @@ export interface DedupRelaySetting {
   duplicates(count: number): void
 }
 
-const TRANSACTION_MS = 10_000
-/** In this process members do not vanish, and fetches wake at once: nothing need be asked often. */
-const local = { sessionTimeoutMs: 1_800_000, waitMs: 3_600_000 }
-const remote = { sessionTimeoutMs: 10_000, waitMs: 500 }
 /** All partitions are read side by side. */
 const PARTITIONS_MAX = 10_000
 /** Of a partition, in one transaction. */
@@ -118,100 +111,61 @@ class Lane {
 
 class Session implements AssignmentHooks {
   readonly #setting: DedupRelaySetting
-  readonly #consumer: Consumer<AnyTopic>
-  readonly #transactions: Transactions
-  readonly #transactionalId: string | undefined
-  readonly #settler: Settler
+  readonly #member: RelayMember
   readonly #lanes = new Map<number, Lane>()
   #trimTimer: Timer | null = null
-  #refusal: SluiceError | null = null
-  #failure: { readonly error: unknown } | null = null
 
   constructor(setting: DedupRelaySetting) {
-    const { engine, clock, clientId } = setting
     this.#setting = setting
-    this.#transactionalId = engine.supports.losesAnswers ? undefined : DEDUP_GROUP
-    this.#transactions = new Transactions(engine, clock, `${clientId}-dedup`, true)
-    this.#consumer = new Consumer<AnyTopic>(
-      {
-        topics: [dedupTopic],
-        group: DEDUP_GROUP,
-        autoCommit: false,
-        concurrency: PARTITIONS_MAX,
-        rebalanceTimeoutMs: TRANSACTION_MS,
-        ...(engine.supports.losesAnswers ? remote : local),
+    this.#member = new RelayMember({
+      ...setting,
+      group: DEDUP_GROUP,
+      topics: [dedupTopic],
+      consumer: { concurrency: PARTITIONS_MAX },
+      hooks: this,
+      settled: () => this.#trimLater(),
+      failed: () => {
+        for (const lane of this.#lanes.values()) lane.release()
       },
-      { engine, clock, clientId: `${clientId}-dedup`, hooks: this },
-    )
-    this.#consumer.on('error', error => setting.warn(error))
+    })
     // a topic that was made anew: what is known is about another one
-    this.#consumer.on('outOfRange', change => {
+    this.#member.consumer.on('outOfRange', change => {
       this.lost([change])
       this.taken(change, change.resetTo, undefined)
-    })
-    this.#settler = new Settler({
-      clock,
-      pauseMs: 0,
-      commit: offsets => this.#consumer.commit(offsets),
-      transact: body => this.#transact(body),
-      stage: (transaction, offsets) => transaction.commit(this.#consumer as unknown as Consumer, offsets),
-      committed: partitions => engine.committed(DEDUP_GROUP, partitions),
-      refused: (publications, error) => this.#refused(publications, error),
-      warn: error => setting.warn(error),
-      fail: error => this.#fail(error),
-      settled: () => this.#trimLater(),
     })
   }
 
   /** Until it is stopped, or cannot go on. */
   async run(): Promise<void> {
     try {
-      await this.#transact(async () => {}) // ends what was left behind under its name
-      await this.#consumer.runBatch(batch => this.#take(batch as unknown as MessageBatch<unknown, unknown>))
-      if (this.#failure !== null) throw (this.#failure as { error: unknown }).error
+      await this.#member.run(batch => this.#take(batch))
     } finally {
       this.#trimTimer?.cancel()
-      await this.#consumer.stop()
-      this.#settler.close()
-      await this.#transactions.close()
+      await this.#member.close()
     }
   }
 
   async stop(): Promise<void> {
-    await this.#consumer.stop()
-  }
-
-  #transact(body: Parameters<Transactions['run']>[0]): Promise<void> {
-    const options = { transactionalId: this.#transactionalId, timeoutMs: TRANSACTION_MS }
-    return this.#transactions.run(body, options) as Promise<void>
-  }
-
-  #fail(error: unknown): void {
-    this.#failure ??= { error }
-    for (const lane of this.#lanes.values()) lane.release()
-    void this.#consumer.stop()
+    await this.#member.stop()
   }
 
   // Partitions.
 
   taken(of: TopicPartition, position: number, committed: CommittedOffset | undefined): void {
-    const lane = new Lane(this.#settler.take(of, position, committed))
+    const lane = new Lane(this.#member.settler.take(of, position, committed))
     this.#lanes.set(of.partition, lane)
     lane.known = this.#remember(lane, of.partition, position)
-    lane.known.catch(error => this.#fail(error)) // the next session begins anew
+    lane.known.catch(error => this.#member.fail(error)) // the next session begins anew
   }
 
   async giveUp(partitions: readonly TopicPartition[], deadlineMs: number): Promise<void> {
     for (const lane of this.#held(partitions)) lane.isGoing = true
-    const deadline = Promise.withResolvers<void>()
-    const timer = this.#setting.clock.after(deadlineMs, deadline.resolve)
-    await Promise.race([this.#settler.flush(), deadline.promise])
-    timer.cancel()
+    await this.#member.flush(deadlineMs)
     this.lost(partitions)
   }
 
   lost(partitions: readonly TopicPartition[]): void {
-    this.#settler.drop(partitions)
+    this.#member.settler.drop(partitions)
     for (const lane of this.#held(partitions)) {
       this.#lanes.delete(lane.holding.partition)
       lane.isGoing = true
@@ -246,7 +200,7 @@ class Session implements AssignmentHooks {
         await lane.settled()
         count = 0
       }
-      if (lane.isOver || this.#failure !== null) return
+      if (lane.isOver || this.#member.hasFailed) return
       const record = readDedup(message)
       const isFirst = this.#isFirst(lane, message, record)
       if (!lane.holding.ledger.begin(message.offset)) continue
@@ -265,7 +219,7 @@ class Session implements AssignmentHooks {
   #finish(lane: Lane, message: AnyMessage, record: DedupRecord | null, isFirst: boolean): void {
     lane.begun()
     const publications = record === null ? [this.#strange(message)] : isFirst ? [this.#delivery(record)] : []
-    this.#settler.finishWith(lane.holding, message.offset, publications, () => {
+    this.#member.settler.finishWith(lane.holding, message.offset, publications, () => {
       if (!isFirst) this.#setting.duplicates(1)
       lane.finished()
     })
@@ -276,18 +230,11 @@ class Session implements AssignmentHooks {
     return {
       topic: rawTopic(target) as AnyTopic,
       message: outgoing({ key, value, headers, timestamp, partition }),
-      // asked for right after `#refused`
-      instead: () => this.#letter(record, this.#refusal as SluiceError),
+      instead: () => this.#member.letterOfRefused(record),
     }
   }
 
   // What cannot be delivered.
-
-  #refused(publications: readonly Publication[], error: SluiceError): readonly Publication[] | null {
-    this.#refusal = error
-    this.#setting.warn(error)
-    return substitutesOf(publications)
-  }
 
   /** Somebody has written something into the topic that is not for it. */
   #strange(message: AnyMessage): Publication {
@@ -296,7 +243,7 @@ class Session implements AssignmentHooks {
       topic: DEDUP_TOPIC,
     })
     this.#setting.warn(error)
-    return this.#letter(
+    return this.#member.letter(
       {
         id: `${message.partition}-${message.offset}`,
         target: DEDUP_TOPIC,
@@ -308,28 +255,6 @@ class Session implements AssignmentHooks {
       },
       error,
     )
-  }
-
-  #letter(record: Omit<DedupRecord, 'windowMs' | 'fingerprint'>, error: SluiceError): Publication {
-    const now = this.#setting.clock.now()
-    const { id, key, value, headers, target, partition = -1, timestamp } = record
-    const story = {
-      topic: target,
-      partition,
-      offset: -1,
-      timestamp,
-      group: DEDUP_GROUP,
-      attempts: 1,
-      firstFailureAt: now,
-      lastFailureAt: now,
-      error: { ...errorStory(error), name: error.code },
-    }
-    const letter = letterMessage({ key, value, headers, deadAt: now }, story, 'rejected')
-    const topic = deadLetterTopicOf(target, DEDUP_GROUP) as AnyTopic
-    const message = outgoing({ ...letter, key: Buffer.from(id) })
-    // too large with its story, perhaps: the story alone
-    const instead = () => ({ topic, message: outgoing({ ...message, value: Buffer.alloc(0) }) })
-    return { topic, message, instead }
   }
 
   // Afterwards.
@@ -365,6 +290,3 @@ class Session implements AssignmentHooks {
     lane.trimmedTo = to
   }
 }
-
-/** Bytes for a topic of bytes: the compiler cannot see that they belong together. */
-const outgoing = (message: object): Publication['message'] => message as Publication['message']

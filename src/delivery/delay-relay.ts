@@ -22,9 +22,7 @@ import type { Clock, Timer } from '../lib/clock.ts'
 import { Fifo } from '../lib/fifo.ts'
 import { TimingWheel } from '../lib/timing-wheel.ts'
 import type { RecordPlace } from '../record/cursor.ts'
-import { Consumer } from './consumer.ts'
 import type { AssignmentHooks } from './consumer-options.ts'
-import { deadLetterTopicOf, letterMessage } from './dead-letters.ts'
 import {
   cancelledTopic,
   type DelayTopics,
@@ -40,12 +38,11 @@ import { InHand } from './in-hand.ts'
 import { KeyTable } from './key-table.ts'
 import type { Message, MessageBatch, MessageSource } from './message.ts'
 import { rawTopic } from './raw-topic.ts'
+import { outgoing, RelayMember, type Undelivered } from './relay-member.ts'
 import { nextOccurrence, occurrenceOf, readSchedule, type StoredSchedule } from './schedule-record.ts'
 import { SessionLoop } from './session-loop.ts'
-import { type Holding, type Publication, Settler, substitutesOf } from './settler.ts'
-import { errorStory } from './system-headers.ts'
+import type { Holding, Publication } from './settler.ts'
 import type { AnyTopic } from './topic.ts'
-import { Transactions } from './transaction.ts'
 
 export interface DelayRelaySetting {
   readonly engine: Engine
@@ -57,15 +54,6 @@ export interface DelayRelaySetting {
 }
 
 export const RELAY_GROUP = '_sluice.relay'
-/**
- * One relay at a time has an engine in this process, so the next one may end what it left behind at once. Those of a cluster have names of
- * their own, and what they leave behind ends with the transaction's time.
- */
-const LOCAL_TRANSACTIONAL_ID = '_sluice.relay'
-const TRANSACTION_MS = 10_000
-/** In this process members do not vanish, and fetches wake at once: nothing need be asked often. */
-const local = { sessionTimeoutMs: 1_800_000, waitMs: 3_600_000 }
-const remote = { sessionTimeoutMs: 10_000, waitMs: 500 }
 /** Small: a partition whose first message is not due is read in vain. */
 const FETCH_BYTES_MAX = 64 * 1024
 const BUFFER_BYTES_MAX = 4 * 1024 * 1024
@@ -134,10 +122,7 @@ interface Lane {
 class Session implements AssignmentHooks {
   readonly #setting: DelayRelaySetting
   readonly #clock: Clock
-  readonly #consumer: Consumer<AnyTopic>
-  readonly #transactions: Transactions
-  readonly #transactionalId: string | undefined
-  readonly #settler: Settler
+  readonly #member: RelayMember
   readonly #hand = new InHand<Lane>()
   /** Rows of `#hand` that are due soon. */
   readonly #wheel: TimingWheel
@@ -158,81 +143,51 @@ class Session implements AssignmentHooks {
   #breath: Promise<void> | null = null
   #messages = 0
   #bytes = 0
-  #refusal: SluiceError | null = null
-  #failure: { readonly error: unknown } | null = null
 
   constructor(setting: DelayRelaySetting) {
-    const { engine, clock, clientId } = setting
-    const pace = engine.supports.losesAnswers ? remote : local
+    const { engine, clock, topics: delays } = setting
     this.#setting = setting
     this.#clock = clock
     this.#wheel = new TimingWheel(clock.now())
-    this.#transactionalId = engine.supports.losesAnswers ? undefined : LOCAL_TRANSACTIONAL_ID
-    this.#transactions = new Transactions(engine, clock, `${clientId}-relay`, true, setting.topics)
-    const table = { engine, clock, waitMs: pace.waitMs, warn: (error: SluiceError) => setting.warn(error) }
+    this.#member = new RelayMember({
+      ...setting,
+      group: RELAY_GROUP,
+      topics: rungs.map(rung => rung.topic as AnyTopic),
+      consumer: { concurrency: 16, partitionBytesMax: FETCH_BYTES_MAX, bufferBytesMax: BUFFER_BYTES_MAX },
+      hooks: this,
+      delays,
+      settled: () => this.#settled(),
+      failed: () => {},
+    })
+    const table = {
+      engine,
+      clock,
+      waitMs: this.#member.waitMs,
+      warn: (error: SluiceError) => setting.warn(error),
+    }
     this.#cancelled = new KeyTable({
       ...table,
       topic: cancelledTopic as AnyTopic,
       read: (_, message) => Number(message.text()),
     })
     this.#schedules = new KeyTable({ ...table, topic: schedulesTopic as AnyTopic, read: readSchedule })
-    this.#consumer = new Consumer<AnyTopic>(
-      {
-        topics: rungs.map(rung => rung.topic as AnyTopic),
-        group: RELAY_GROUP,
-        autoCommit: false,
-        concurrency: 16,
-        partitionBytesMax: FETCH_BYTES_MAX,
-        bufferBytesMax: BUFFER_BYTES_MAX,
-        rebalanceTimeoutMs: TRANSACTION_MS,
-        ...pace,
-      },
-      { engine, clock, clientId: `${clientId}-relay`, hooks: this, background: true },
-    )
-    this.#consumer.on('error', error => setting.warn(error))
-    this.#settler = new Settler({
-      clock,
-      pauseMs: 0,
-      commit: offsets => this.#consumer.commit(offsets),
-      transact: body => this.#transact(body),
-      stage: (transaction, offsets) => transaction.commit(this.#consumer as unknown as Consumer, offsets),
-      committed: partitions => engine.committed(RELAY_GROUP, partitions),
-      refused: (publications, error) => this.#refused(publications, error),
-      warn: error => setting.warn(error),
-      fail: error => this.#fail(error),
-      settled: () => this.#settled(),
-    })
   }
 
   /** Until it is stopped, or cannot go on. */
   async run(): Promise<void> {
     try {
       await Promise.all([this.#cancelled.start(), this.#schedules.start()])
-      await this.#transact(async () => {}) // ends what was left behind under its name
-      await this.#consumer.runBatch(batch => this.#take(batch as unknown as MessageBatch<unknown, unknown>))
-      if (this.#failure !== null) throw (this.#failure as { error: unknown }).error
+      await this.#member.run(batch => this.#take(batch))
     } finally {
       this.#timer?.cancel()
       this.#trimTimer?.cancel()
-      await this.#consumer.stop()
-      this.#settler.close()
+      await this.#member.close()
       await Promise.all([this.#cancelled.stop(), this.#schedules.stop()])
-      await this.#transactions.close()
     }
   }
 
   async stop(): Promise<void> {
-    await this.#consumer.stop()
-  }
-
-  #transact(body: Parameters<Transactions['run']>[0]): Promise<void> {
-    const options = { transactionalId: this.#transactionalId, timeoutMs: TRANSACTION_MS }
-    return this.#transactions.run(body, options) as Promise<void>
-  }
-
-  #fail(error: unknown): void {
-    this.#failure ??= { error }
-    void this.#consumer.stop()
+    await this.#member.stop()
   }
 
   // Partitions.
@@ -240,7 +195,7 @@ class Session implements AssignmentHooks {
   taken(of: TopicPartition, position: number, committed: CommittedOffset | undefined): void {
     const rung = rungs.find(({ topic }) => topic.name === of.topic) as Rung
     this.#lanes.set(keyOf(of), {
-      holding: this.#settler.take(of, position, committed),
+      holding: this.#member.settler.take(of, position, committed),
       rung,
       timer: null,
       isFull: false,
@@ -259,15 +214,12 @@ class Session implements AssignmentHooks {
       lane.isGoing = true
       lane.timer?.cancel()
     }
-    const deadline = Promise.withResolvers<void>()
-    const timer = this.#clock.after(deadlineMs, deadline.resolve)
-    await Promise.race([this.#settler.flush(), deadline.promise])
-    timer.cancel()
+    await this.#member.flush(deadlineMs)
     this.lost(partitions)
   }
 
   lost(partitions: readonly TopicPartition[]): void {
-    this.#settler.drop(partitions)
+    this.#member.settler.drop(partitions)
     for (const of of partitions) {
       const lane = this.#lanes.get(keyOf(of))
       if (lane === undefined) continue
@@ -326,15 +278,15 @@ class Session implements AssignmentHooks {
     this.#setBack(lane, offset)
     lane.timer = this.#clock.after(Math.max(waitMs, HOLD_MS_MIN), () => {
       lane.timer = null
-      this.#consumer.resume([lane.holding])
+      this.#member.consumer.resume([lane.holding])
     })
   }
 
   /** Nothing of what was read from there on is kept. */
   #setBack(lane: Lane, offset: number): void {
     const { topic, partition } = lane.holding
-    void this.#consumer.seek({ topic, partition, offset })
-    this.#consumer.pause([lane.holding])
+    void this.#member.consumer.seek({ topic, partition, offset })
+    this.#member.consumer.pause([lane.holding])
     this.#moveSome()
   }
 
@@ -459,8 +411,7 @@ class Session implements AssignmentHooks {
     return {
       topic: this.#target(waiting.target),
       message: outgoing(deliveryOf(waiting)),
-      // asked for right after `#refused`
-      instead: () => this.#letter(waiting, this.#refusal as SluiceError),
+      instead: () => this.#member.letterOfRefused(undelivered(waiting)),
     }
   }
 
@@ -483,7 +434,7 @@ class Session implements AssignmentHooks {
     const message = `${waiting.target}/${waiting.partition} offset ${offset} is no delayed message`
     const error = new SluiceError('INVALID_RECORD', message, { topic: waiting.target })
     this.#setting.warn(error)
-    this.#finish(row, waiting, [this.#letter(waiting, error)])
+    this.#finish(row, waiting, [this.#member.letter(undelivered(waiting), error)])
   }
 
   /** It is in hand no more, but counts until it is settled. */
@@ -492,7 +443,7 @@ class Session implements AssignmentHooks {
     const offset = this.#hand.offset(row)
     this.#hand.remove(row)
     const bytes = bytesInHand(waiting.key?.length ?? 0, waiting.value?.length ?? 0)
-    this.#settler.finishWith(lane.holding, offset, publications, () => {
+    this.#member.settler.finishWith(lane.holding, offset, publications, () => {
       lane.messages--
       lane.bytes -= bytes
       if (!lane.holding.isLost) {
@@ -508,40 +459,6 @@ class Session implements AssignmentHooks {
     return readWaiting(message) ?? strange(this.#hand.lane(row), message)
   }
 
-  // What cannot be delivered.
-
-  #refused(publications: readonly Publication[], error: SluiceError): readonly Publication[] | null {
-    this.#refusal = error
-    this.#setting.warn(error)
-    return substitutesOf(publications)
-  }
-
-  #letter(waiting: Waiting, error: SluiceError): Publication {
-    const now = this.#clock.now()
-    const { key, value, target, partition = -1, timestamp = waiting.dueAt } = waiting
-    const story = {
-      topic: target,
-      partition,
-      offset: -1,
-      timestamp,
-      group: RELAY_GROUP,
-      attempts: 1,
-      firstFailureAt: now,
-      lastFailureAt: now,
-      error: { ...errorStory(error), name: error.code },
-    }
-    const letter = letterMessage(
-      { key, value, headers: withoutRoute(waiting.headers), deadAt: now },
-      story,
-      'rejected',
-    )
-    const topic = deadLetterTopicOf(target, RELAY_GROUP) as AnyTopic
-    const message = outgoing({ ...letter, key: Buffer.from(waiting.id) })
-    // too large with its story, perhaps: the story alone
-    const instead = () => ({ topic, message: outgoing({ ...message, value: Buffer.alloc(0) }) })
-    return { topic, message, instead }
-  }
-
   // Afterwards.
 
   #settled(): void {
@@ -551,7 +468,7 @@ class Session implements AssignmentHooks {
     for (const lane of this.#lanes.values()) {
       if (!lane.isFull || lane.isGoing) continue
       lane.isFull = false
-      this.#consumer.resume([lane.holding])
+      this.#member.consumer.resume([lane.holding])
     }
   }
 
@@ -560,7 +477,7 @@ class Session implements AssignmentHooks {
     const { engine } = this.#setting
     try {
       if (engine.supports.deleteRecords && this.#lanes.size > 0) {
-        for (const commit of await this.#consumer.committed()) {
+        for (const commit of await this.#member.consumer.committed()) {
           const lane = this.#lanes.get(keyOf(commit))
           if (lane === undefined || commit.offset - lane.trimmedTo < TRIM_MESSAGES) continue
           await engine.deleteRecords(commit.topic, commit.partition, commit.offset)
@@ -582,7 +499,7 @@ class Session implements AssignmentHooks {
     const before = this.#clock.now() - FORGET_MS
     const over = [...this.#cancelled.values].filter(([, dueAt]) => !(dueAt >= before)).map(([id]) => id)
     if (over.length === 0) return
-    await this.#transactions.run(async transaction => {
+    await this.#member.transactions.run(async transaction => {
       for (const id of over.slice(0, IN_HAND_MAX)) {
         const { topic, message } = forgetting(id)
         void transaction.publish(topic, message as never)
@@ -593,8 +510,12 @@ class Session implements AssignmentHooks {
 
 const keyOf = ({ topic, partition }: TopicPartition): string => `${topic}/${partition}`
 
-/** Bytes for a topic of bytes: the compiler cannot see that they belong together. */
-const outgoing = (message: object): Publication['message'] => message as Publication['message']
+/** For a letter: when it would have been published, unless it had a time of its own. */
+const undelivered = (waiting: Waiting): Undelivered => ({
+  ...waiting,
+  headers: withoutRoute(waiting.headers),
+  timestamp: waiting.timestamp ?? waiting.dueAt,
+})
 
 const forgetting = (id: string): Publication => ({
   topic: cancelledTopic as AnyTopic,

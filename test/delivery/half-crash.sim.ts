@@ -3,8 +3,6 @@
  * local transaction says, by the process's own word or the checker's. SLUICE_CRASH_ROUNDS: how often; default 3.
  */
 
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -14,6 +12,7 @@ import type { Sluice } from '../../src/delivery/sluice.ts'
 import { scanPartition } from '../../src/delivery/topic-scan.ts'
 import { open } from '../../src/open.ts'
 import { CHECKER, readRecords } from './half-victim.ts'
+import { runAndKill } from './victim.ts'
 
 const ROUNDS = Number(process.env.SLUICE_CRASH_ROUNDS ?? 3)
 /** What is counted before the process is killed. */
@@ -33,26 +32,18 @@ class Account {
 }
 
 /** Runs until so many of one thing have been told, then kills. */
-async function runAndKill(directory: string, file: string, round: number, account: Account): Promise<void> {
+async function runUntilKilled(
+  directory: string,
+  file: string,
+  round: number,
+  account: Account,
+): Promise<void> {
   const milestone = milestones[round % milestones.length]
   const goal = account.counts[milestone] + 5 + ((round * 337) % 400)
-  const script = join(import.meta.dirname, 'half-victim.ts')
-  const victim = spawn(process.execPath, [script, directory, String(round * 1_000_000), file])
-  const ended = once(victim, 'close')
-  onTestFinished(() => void victim.kill('SIGKILL'))
-  let rest = ''
-  victim.stdout.on('data', chunk => {
-    const lines = (rest + chunk).split('\n')
-    rest = lines.pop() as string
-    for (const line of lines) account.note(line)
-    if (account.counts[milestone] >= goal) victim.kill('SIGKILL')
+  await runAndKill('half-victim.ts', [directory, String(round * 1_000_000), file], line => {
+    account.note(line)
+    return account.counts[milestone] >= goal
   })
-  let errors = ''
-  victim.stderr.on('data', chunk => {
-    errors += chunk
-  })
-  await ended
-  expect(errors).toBe('')
 }
 
 async function published(mq: Sluice): Promise<number[]> {
@@ -75,7 +66,7 @@ test(
     await first.createTopic('t')
     await first.relay() // makes its topics, which may take longer than a process lives here
     await first.close()
-    for (let round = 0; round < ROUNDS; round++) await runAndKill(queue, file, round, account)
+    for (let round = 0; round < ROUNDS; round++) await runUntilKilled(queue, file, round, account)
     expect(account.ids.size).toBeGreaterThan(5 * ROUNDS)
 
     const records = readRecords(file)

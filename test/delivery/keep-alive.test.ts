@@ -46,6 +46,9 @@ it('a relay that runs beside a program does not keep it', async () => {
   const outputs = await Promise.all([
     run(`await mq.publish('t', { value: 'x', delay: '1h' }); console.log('delayed')`),
     run(`await mq.half.prepare('t', { value: 'x' }, { checker: 'c' }); console.log('prepared')`),
+    run(
+      `await mq.deduplicate('t', { window: '1h' }).publish({ id: 'a', value: 'x' }); console.log('published')`,
+    ),
     // it was at work by then, and is stopped properly
     run(`
       await mq.publish('t', { value: 'x', delay: 1 })
@@ -54,7 +57,7 @@ it('a relay that runs beside a program does not keep it', async () => {
       console.log('closed')
     `),
   ])
-  expect(outputs).toEqual(['delayed', 'prepared', 'x\nclosed'])
+  expect(outputs).toEqual(['delayed', 'prepared', 'published', 'x\nclosed'])
 })
 
 it('a program that runs a relay on purpose lives until it stops it', async () => {

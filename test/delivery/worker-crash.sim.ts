@@ -3,8 +3,6 @@
  * in a retry, in the dead letters or done: one of them. SLUICE_CRASH_ROUNDS: how often; default 3.
  */
 
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -16,6 +14,7 @@ import { deadLetterTopic, retryTopic } from '../../src/delivery/system-headers.t
 import { scanPartition } from '../../src/delivery/topic-scan.ts'
 import { systemClock } from '../../src/lib/clock.ts'
 import { open } from '../../src/open.ts'
+import { runAndKill } from './victim.ts'
 import { ATTEMPTS, failuresOf, work } from './worker-victim.ts'
 
 const ROUNDS = Number(process.env.SLUICE_CRASH_ROUNDS ?? 3)
@@ -38,29 +37,16 @@ class Account {
 }
 
 /** Runs until so many of `milestone` have been told, then kills. */
-async function runAndKill(directory: string, round: number, account: Account): Promise<void> {
+async function runUntilKilled(directory: string, round: number, account: Account): Promise<void> {
   const order = orders[round % orders.length]
   const milestone = milestones[(round + Math.floor(round / 3)) % milestones.length]
   // partitions that wait for their failures are slow
   const some = ((round * 337) % 600) / (order === 'partition' ? 6 : 1)
   const goal = account.counts[milestone] + 20 + some
-  const script = join(import.meta.dirname, 'worker-victim.ts')
-  const victim = spawn(process.execPath, [script, directory, String(round * 1_000_000), order])
-  const ended = once(victim, 'close')
-  onTestFinished(() => void victim.kill('SIGKILL'))
-  let rest = ''
-  victim.stdout.on('data', chunk => {
-    const lines = (rest + chunk).split('\n')
-    rest = lines.pop() as string
-    for (const line of lines) account.note(line)
-    if (account.counts[milestone] >= goal) victim.kill('SIGKILL')
+  await runAndKill('worker-victim.ts', [directory, String(round * 1_000_000), order], line => {
+    account.note(line)
+    return account.counts[milestone] >= goal
   })
-  let errors = ''
-  victim.stderr.on('data', chunk => {
-    errors += chunk
-  })
-  await ended
-  expect(errors).toBe('')
 }
 
 /** How often each message is in each place. */
@@ -130,7 +116,7 @@ test(
     await first.close()
     let seen = 0
     for (let round = 0; round < ROUNDS; round++) {
-      await runAndKill(directory, round, account)
+      await runUntilKilled(directory, round, account)
       const mq = await open({ url: directory, relay: false })
       try {
         // what was being decided is not, as for those who come next

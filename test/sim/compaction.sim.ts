@@ -6,11 +6,11 @@
  */
 
 import { afterEach, describe, expect, test, vi } from 'vitest'
-import type { Disk, DiskFile } from '../../src/lib/disk.ts'
 import { KeyMap } from '../../src/log/key-map.ts'
 import { Log } from '../../src/log/log.ts'
 import { type Leftover, leftovers } from '../../src/log/swap.ts'
 import { type Outcome, type SimulationOptions, simulateCompaction } from './compaction-simulation.ts'
+import { lying } from './lying-disk.ts'
 
 const SEEDS = Number(process.env.SLUICE_SIM_SEEDS ?? 800)
 const PARTS = 8
@@ -75,37 +75,6 @@ async function firstFailure(seeds: number, options: SimulationOptions = {}): Pro
     }
   }
   return 'no seed failed'
-}
-
-/** A disk some of whose calls do something else. */
-function lying(
-  lies: (disk: Disk) => Partial<Disk>,
-  fileLies: (file: DiskFile) => Partial<DiskFile> = () => ({}),
-): (disk: Disk) => Disk {
-  return disk => ({
-    kind: disk.kind,
-    open(path, mode) {
-      const file = disk.open(path, mode)
-      return {
-        path,
-        size: () => file.size(),
-        write: (bytes, position) => file.write(bytes, position),
-        read: (position, bytesMax) => file.read(position, bytesMax),
-        readNow: (position, bytesMax) => file.readNow(position, bytesMax),
-        sync: () => file.sync(),
-        truncate: size => file.truncate(size),
-        close: () => file.close(),
-        ...fileLies(file),
-      }
-    },
-    list: path => disk.list(path),
-    makeDirectory: path => disk.makeDirectory(path),
-    rename: (from, to) => disk.rename(from, to),
-    remove: path => disk.remove(path),
-    syncDirectory: path => disk.syncDirectory(path),
-    lock: path => disk.lock(path),
-    ...lies(disk),
-  })
 }
 
 function plantedBugs(): void {

@@ -4,13 +4,14 @@
  */
 
 import { afterEach, expect, test, vi } from 'vitest'
-import type { Disk, DiskFile } from '../../src/lib/disk.ts'
+import type { Disk } from '../../src/lib/disk.ts'
 import { ProducerState } from '../../src/log/producer-state.ts'
 import { type CrashCase, crashCases } from '../../src/log/recovery.ts'
 import type { Found } from '../../src/log/scan.ts'
 import { Segment } from '../../src/log/segment.ts'
 import { batchBytes } from '../../src/record/batch.ts'
 import { type SimulationOptions, simulate } from './log-simulation.ts'
+import { lying } from './lying-disk.ts'
 
 const planted = vi.hoisted(() => ({ noChecksum: false, trustingScan: false }))
 
@@ -69,44 +70,15 @@ async function firstFailure(seeds: number, options: SimulationOptions = {}): Pro
   return 'no seed failed'
 }
 
-/** A disk some of whose calls do something else. */
-function lying(
-  lies: Partial<Disk>,
-  fileLies: (file: DiskFile) => Partial<DiskFile> = () => ({}),
-): (disk: Disk) => Disk {
-  return disk => ({
-    kind: disk.kind,
-    open(path, mode) {
-      const file = disk.open(path, mode)
-      return {
-        path,
-        size: () => file.size(),
-        write: (bytes, position) => file.write(bytes, position),
-        read: (position, bytesMax) => file.read(position, bytesMax),
-        readNow: (position, bytesMax) => file.readNow(position, bytesMax),
-        sync: () => file.sync(),
-        truncate: size => file.truncate(size),
-        close: () => file.close(),
-        ...fileLies(file),
-      }
-    },
-    list: path => disk.list(path),
-    makeDirectory: path => disk.makeDirectory(path),
-    rename: (from, to) => disk.rename(from, to),
-    remove: path => disk.remove(path),
-    syncDirectory: path => disk.syncDirectory(path),
-    lock: path => disk.lock(path),
-    ...lies,
-  })
-}
-
 test('nothing planted, nothing found', async () => {
   expect(await firstFailure(60)).toBe('no seed failed')
-  expect(await firstFailure(60, { disguise: lying({}) })).toBe('no seed failed')
+  expect(await firstFailure(60, { disguise: lying(() => ({})) })).toBe('no seed failed')
 })
 
 test('a failure names its seed and how to run it alone', async () => {
-  const message = await firstFailure(200, { disguise: lying({ syncDirectory: () => Promise.resolve() }) })
+  const message = await firstFailure(200, {
+    disguise: lying(() => ({ syncDirectory: () => Promise.resolve() })),
+  })
   expect(message).toMatch(
     /^seed (\d+): [\s\S]*SLUICE_SIM_SEED=\1 npm run test:sim -- test\/sim\/log\.sim\.ts/,
   )
@@ -123,22 +95,28 @@ test('recovery does not look at checksums', async () => {
 })
 
 test('an acknowledgement comes before the sync is over', async () => {
-  const disguise = lying({}, file => ({
-    sync() {
-      file.sync().catch(() => {})
-      return Promise.resolve()
-    },
-  }))
+  const disguise = lying(
+    () => ({}),
+    file => ({
+      sync() {
+        file.sync().catch(() => {})
+        return Promise.resolve()
+      },
+    }),
+  )
   expect(await firstFailure(300, { disguise })).toMatch(LOST_OR_WRONG)
 })
 
 test('a sync of a file does nothing', async () => {
-  const disguise = lying({}, () => ({ sync: () => Promise.resolve() }))
+  const disguise = lying(
+    () => ({}),
+    () => ({ sync: () => Promise.resolve() }),
+  )
   expect(await firstFailure(300, { disguise })).toMatch(LOST_OR_WRONG)
 })
 
 test('a folder is never synced', async () => {
-  const disguise = lying({ syncDirectory: () => Promise.resolve() })
+  const disguise = lying(() => ({ syncDirectory: () => Promise.resolve() }))
   expect(await firstFailure(300, { disguise })).toMatch(LOST_OR_WRONG)
 })
 
@@ -174,7 +152,7 @@ test('a failed sync leaves no mark', async () => {
     const rename = (from: string, to: string): void => {
       if (!to.endsWith('.sync-failed')) disk.rename(from, to)
     }
-    return lying({ rename })(disk)
+    return lying(() => ({ rename }))(disk)
   }
   expect(await firstFailure(1_500, { disguise })).toMatch(LOST_OR_WRONG)
 })
