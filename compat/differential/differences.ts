@@ -152,6 +152,13 @@ export const differences: readonly Difference[] = [
   },
   {
     area: 'Records',
+    steps: ['produce: a record with the number of another'],
+    kafka: 'stores it, and consumers are given its wrong offset',
+    sluice: 'refuses records that are not numbered from 0 on with INVALID_RECORD',
+    why: 'Offsets grow by one.',
+  },
+  {
+    area: 'Records',
     steps: ['produce: two hours ahead'],
     kafka: 'refuses timestamps more than an hour ahead of its clock (`message.timestamp.after.max.ms`)',
     sluice: 'takes them',

@@ -114,6 +114,18 @@ const producing: Step[] = [
     'a count that is not right',
     changed(three, copy => copy.writeInt32BE(2, 57), rightCrc),
   ),
+  produceStep(
+    'a record that is longer than the batch',
+    changed(one, copy => copy.writeUInt8(0x7e, 61), rightCrc),
+  ),
+  produceStep(
+    'a record with the number of another',
+    changed(three, copy => copy.writeUInt8(4, 64), rightCrc),
+  ),
+  produceStep(
+    'headers that are not there',
+    changed(one, copy => copy.writeUInt8(2, copy.length - 1), rightCrc),
+  ),
   produceStep('no records in a batch', changed(batch(['x']).subarray(0, 61), empty, rightCrc)),
   produceStep(
     'an unknown compression',

@@ -30,7 +30,7 @@ import {
   producerId,
   recordCount,
 } from '../record/batch.ts'
-import { RecordCursor } from '../record/cursor.ts'
+import { checkRecords } from '../record/check.ts'
 import { encodeMarker } from '../record/marker.ts'
 import { markSyncFailure, unmarkSyncFailure, writeCheckpoint } from './checkpoint.ts'
 import {
@@ -595,7 +595,8 @@ export class Log {
         throw new SluiceError('INVALID_RECORD', 'a batch with a producer id needs an epoch and a sequence')
       }
     }
-    if (this.#config.compaction !== undefined && !isControl(batch, 0)) checkKeys(batch)
+    const needsKeys = this.#config.compaction !== undefined && !isControl(batch, 0)
+    if (!trusted || needsKeys) checkRecords(batch, needsKeys)
     if (batch.length > this.#config.batchBytesMax) {
       throw new SluiceError(
         'MESSAGE_TOO_LARGE',
@@ -786,27 +787,4 @@ export class Log {
   #outOfRange(offset: number): SluiceError {
     return outOfRange(offset, this.#startOffset, this.#endOffset)
   }
-}
-
-/** What `recordErrors` in the detail of INVALID_RECORD holds. */
-export interface RecordError {
-  /** Of the record within its batch. */
-  readonly index: number
-  readonly message: string
-}
-
-/** Without a key nothing could ever replace the record. Throws INVALID_RECORD. */
-function checkKeys(batch: Buffer): void {
-  const recordErrors: RecordError[] = []
-  const cursor = new RecordCursor(batch)
-  for (let index = 0; cursor.next(); index++) {
-    if (cursor.keyBytes < 0)
-      recordErrors.push({ index, message: 'a compacted topic takes no record without a key' })
-  }
-  if (recordErrors.length === 0) return
-  throw new SluiceError(
-    'INVALID_RECORD',
-    `${recordErrors.length} records have no key, and the topic is compacted (cleanup.policy): give each a key`,
-    { recordErrors },
-  )
 }

@@ -234,6 +234,11 @@ export class HeaderCursor {
     return this
   }
 
+  /** Where what was read so far ends. */
+  get end(): number {
+    return this.#position
+  }
+
   /** Moves to the next header; false at the end. Throws INVALID_RECORD. */
   next(): boolean {
     if (this.#remaining === 0) return false

@@ -88,7 +88,9 @@ export class PublishedPackage implements Disposable {
     args: readonly string[] = [],
     onOutput: (text: string, child: ChildProcess) => void = () => {},
   ): Promise<Outcome> {
-    return outcomeOf(this.start(process.execPath, [script, ...args]), onOutput)
+    // of node:sqlite, which an older Node remarks on
+    const flags = ['--disable-warning=ExperimentalWarning']
+    return outcomeOf(this.start(process.execPath, [...flags, script, ...args]), onOutput)
   }
 
   /** The same with a shell's commands. */

@@ -307,6 +307,29 @@ describe('an append is refused, and nothing is stored', () => {
     patchChecksum(batch, 0)
     return batch
   }
+  /** The first record begins behind the header: length, attributes, timestamp, offset, key, value, headers. */
+  const RECORD = 61
+  test.each<[string, (batch: Buffer) => void]>([
+    ['a record that is longer than the batch', batch => batch.writeUInt8(0x7e, RECORD)],
+    ['a record of no length', batch => batch.writeUInt8(0, RECORD)],
+    ['a record that is shorter than its contents', batch => batch.writeUInt8(batch[RECORD] - 2, RECORD)],
+    ['a record with the number of another', batch => batch.writeUInt8(2, RECORD + 3)],
+    ['a key of a negative length', batch => batch.writeUInt8(3, RECORD + 4)],
+    ['a value that is longer than the record', batch => batch.writeUInt8(0x40, RECORD + 5)],
+    ['headers that are not there', batch => batch.writeUInt8(2, RECORD + 7)],
+    ['a negative number of headers', batch => batch.writeUInt8(1, RECORD + 7)],
+  ])('%s', async (_, change) => {
+    await refused(changed(change), 'INVALID_RECORD')
+  })
+  test('bytes behind the headers', async () => {
+    const builder = new BatchBuilder()
+    builder.append(0, 'k', 'v', [['name', 'content']])
+    const batch = Buffer.from(builder.close())
+    batch.writeUInt8(batch[batch.length - 8] - 2, batch.length - 8) // the length of the header's value
+    patchChecksum(batch, 0)
+    await refused(batch, 'INVALID_RECORD')
+  })
+
   test('fewer records than offsets', () =>
     refused(
       changed(batch => batch.writeInt32BE(1, 57)),
