@@ -77,6 +77,8 @@ interface GroupProgress {
 
 const WEBHOOK_ATTEMPTS = 3
 const WEBHOOK_PAUSE_MS = 1_000
+/** So long webhooks have that are being told when it is to end. */
+const STOP_MS = 1_000
 const DEAD_SUFFIX = '.dead'
 const severities: readonly Severity[] = ['info', 'warning', 'critical']
 
@@ -92,6 +94,7 @@ export class Alerts extends EventEmitter<AlertEvents> {
   #raised = new Map<string, Alert>()
   #timer: Timer | null = null
   #looking: Promise<void> | null = null
+  readonly #stopping = new AbortController()
   #isFirst = true
   #isStopped = false
 
@@ -114,12 +117,14 @@ export class Alerts extends EventEmitter<AlertEvents> {
     if (!this.#isStopped) await this.#begin()
   }
 
-  /** Ends it. Resolves when nothing of it is under way. */
+  /** Ends it. Resolves when nothing of it is under way; a webhook that does not answer is given up after a second. */
   async stop(): Promise<void> {
     this.#isStopped = true
     this.#timer?.cancel()
     this.#onStopped(this)
+    const abort = this.#clock.after(STOP_MS, () => this.#stopping.abort(new Error('alerts were stopped')))
     await this.#looking
+    abort.cancel()
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -269,7 +274,10 @@ export class Alerts extends EventEmitter<AlertEvents> {
           method: 'POST',
           headers: { 'content-type': 'application/json' },
           body: JSON.stringify(alert),
-          signal: AbortSignal.timeout(this.#options.webhookTimeoutMs),
+          signal: AbortSignal.any([
+            AbortSignal.timeout(this.#options.webhookTimeoutMs),
+            this.#stopping.signal,
+          ]),
         })
         await response.body?.cancel()
         if (response.ok) return
@@ -280,8 +288,19 @@ export class Alerts extends EventEmitter<AlertEvents> {
           return
         }
       }
-      await new Promise<void>(resolve => this.#clock.after(WEBHOOK_PAUSE_MS * attempt, resolve))
+      await this.#pause(WEBHOOK_PAUSE_MS * attempt)
     }
+  }
+
+  /** Shorter if it is to end. */
+  async #pause(pauseMs: number): Promise<void> {
+    const { signal } = this.#stopping
+    if (signal.aborted) return
+    const over = Promise.withResolvers<void>()
+    const timer = this.#clock.after(pauseMs, over.resolve)
+    signal.addEventListener('abort', () => over.resolve(), { once: true })
+    await over.promise
+    timer.cancel()
   }
 
   #warn(cause: unknown, what: string): void {

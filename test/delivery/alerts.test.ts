@@ -145,6 +145,20 @@ describe('alerts', () => {
       expect(received).toMatchObject([{ kind: 'lag', severity: 'warning', subject: 'billing', count: 3 }])
     })
 
+    test('that does not answer does not keep alerts from being stopped', async () => {
+      await behind(3)
+      const asked = Promise.withResolvers<void>()
+      server.removeAllListeners('request').on('request', () => asked.resolve())
+      const lag = [{ above: 1, severity: 'warning' as const }]
+      const alerts = mq.alerts({ webhooks: [url], lag, webhookTimeoutMs: 600_000 })
+      const failed = new Promise(resolve => alerts.once('error', resolve))
+      await asked.promise
+      clock.after = (_delayMs, run) => systemClock.after(0, run)
+      await alerts.stop()
+      expect(await failed).toMatchObject({ code: 'ALERT_FAILED' })
+      server.closeAllConnections()
+    })
+
     test('are tried again, and what cannot be told is an error that stops nothing', async () => {
       await behind(3)
       statuses = [500, 500, 500]
