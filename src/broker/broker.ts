@@ -123,6 +123,8 @@ export class Broker {
   /** How often topics or partitions have come or gone. */
   #topicChanges = 0
   readonly #timers: Timer[] = []
+  /** Until the broker is open: what to close if it does not come to that. */
+  #opened: Partition[] | null = []
   readonly #cleaner: Cleaner
   readonly groups: Groups
   #catalog!: Catalog
@@ -136,12 +138,12 @@ export class Broker {
     checkConfig(options.config ?? {})
     const clock = options.clock ?? systemClock
     const directory = await DataDirectory.open(options.disk, options.path, clock)
+    const broker = new Broker(options, clock, directory)
     try {
-      const broker = new Broker(options, clock, directory)
       await broker.#start()
       return broker
     } catch (error) {
-      directory.close()
+      await broker.#giveUp()
       throw error
     }
   }
@@ -183,18 +185,26 @@ export class Broker {
       await this.#openPartition('__consumer_offsets', 0, internalConfig(config)),
       this.clock,
     )
+    const transactionState = await this.#openPartition('__transaction_state', 0, internalConfig(config))
+    await this.#directory.syncTopics()
+    // The last thing that may fail: from here on transactions are being ended.
     this.#transactions = await Transactions.open({
-      partition: await this.#openPartition('__transaction_state', 0, internalConfig(config)),
+      partition: transactionState,
       clock: this.clock,
       allocateProducerId: () => this.#catalog.allocateProducerId(),
       findPartition: (topic, index) => this.#catalog.get(topic)?.partitions[index],
       partitions: () => [...this.#catalog.topics].flatMap(topic => topic.partitions),
       commitOffsets: (group, commits) => {
         this.groups.ensure(group)
-        return this.#offsets.commit(group, commits)
+        return this.#offsets.commit(
+          group,
+          commits.filter(({ topic }) => !this.#isGone(topic)),
+        )
       },
     })
-    await this.#directory.syncTopics()
+    this.#opened = null
+    // What was deleted when the process ended. On a full disk it is done at the next start.
+    this.#forgetOffsets(topic => this.#isGone(topic)).catch(ignoreRefusals)
     for (const group of this.#offsets.groups()) this.groups.ensure(group)
     this.#repeat(RETENTION_CHECK_MS, () => this.enforceRetention())
     this.#repeat(CHECKPOINT_MS, () => this.#checkpoint())
@@ -273,9 +283,21 @@ export class Broker {
   /** Removes the topic, its records and the offsets that groups committed in it. */
   async deleteTopic(name: string): Promise<void> {
     this.#assertOpen()
-    await this.#catalog.delete(name)
-    await Promise.all([...this.#offsets.groups()].map(group => this.#offsets.remove(group, name)))
-    this.#topicsChanged()
+    const before = this.#catalog.get(name)
+    try {
+      await this.#catalog.delete(name, () => this.#forgetOffsets(topic => topic === name))
+    } finally {
+      // Also if what is left of it could not be removed.
+      if (before !== undefined && this.#catalog.getById(before.id) === undefined) this.#topicsChanged()
+    }
+  }
+
+  #isGone(topic: string): boolean {
+    return this.#catalog.get(topic) === undefined
+  }
+
+  async #forgetOffsets(isGone: (topic: string) => boolean): Promise<void> {
+    await Promise.all([this.#offsets.removeTopics(isGone), this.#transactions.forgetOffsets(isGone)])
   }
 
   /** Throws what `alterTopic` would reject with, as things are now. */
@@ -534,7 +556,12 @@ export class Broker {
     if (refusal === 'GROUP_NOT_EMPTY')
       throw new SluiceError(refusal, `group "${group}" has members`, { group })
     if (refusal !== null) throw new SluiceError(refusal, `there is no group "${group}"`, { group })
-    await this.#offsets.remove(group)
+    try {
+      await this.#offsets.remove(group)
+    } catch (error) {
+      this.groups.ensure(group) // it still has its offsets
+      throw error
+    }
   }
 
   /** Calls `listener` when members of the group have to join again. Returns what takes that back. */
@@ -567,10 +594,20 @@ export class Broker {
   /** Removes what is too old or too much, in all topics. Resolves with the number of segments removed. */
   async enforceRetention(): Promise<number> {
     let removed = 0
-    for (const topic of [...this.#catalog.topics]) {
-      for (const partition of topic.partitions) removed += await partition.enforceRetention()
-    }
+    await this.#eachPartition(async partition => {
+      removed += await partition.enforceRetention()
+    })
     return removed
+  }
+
+  /** One after the other. What fails keeps nothing from the others; rejects with the first failure when all had their turn. */
+  async #eachPartition(action: (partition: Partition) => Promise<void>): Promise<void> {
+    const failures: unknown[] = []
+    for (const partition of [...this.#allPartitions()]) {
+      if (this.#closing !== null) break
+      await action(partition).catch(error => failures.push(error))
+    }
+    if (failures.length > 0) throw failures[0]
   }
 
   /** Compacts what is due, in all topics. The broker does so by itself, every `cleanerBackoffMs`. */
@@ -625,12 +662,19 @@ export class Broker {
     this.#directory.close()
   }
 
+  /** Closes what was opened before the start failed. */
+  async #giveUp(): Promise<void> {
+    for (const partition of this.#opened ?? []) await partition.close()
+    this.#files.closeAll()
+    this.#directory.close()
+  }
+
   #assertOpen(): void {
     if (this.#closing !== null) throw new SluiceError('CLOSED', `${this.#options.path} is closed`)
   }
 
-  #openPartition(topic: string, partition: number, config: TopicConfig): Promise<Partition> {
-    return Partition.open({
+  async #openPartition(topic: string, partition: number, config: TopicConfig): Promise<Partition> {
+    const opened = await Partition.open({
       disk: this.#options.disk,
       files: this.#files,
       directory: this.#directory.partitionDirectory(topic, partition),
@@ -641,6 +685,8 @@ export class Broker {
       onSync: ms => this.#syncs.record(Math.max(1, Math.round(ms * 1000))),
       onReport: report => this.#report(report),
     })
+    this.#opened?.push(opened)
+    return opened
   }
 
   #report(report: RecoveryReport): void {
@@ -668,10 +714,8 @@ export class Broker {
     for (const listener of [...this.#topicListeners]) listener()
   }
 
-  async #checkpoint(): Promise<void> {
-    for (const topic of [...this.#catalog.topics]) {
-      for (const partition of topic.partitions) await partition.log.checkpoint()
-    }
+  #checkpoint(): Promise<void> {
+    return this.#eachPartition(partition => partition.log.checkpoint())
   }
 
   /** Offsets that have been of no use for too long, and then groups that nothing is known of any more. */
@@ -687,6 +731,7 @@ export class Broker {
   #repeat(ms: number, action: () => Promise<unknown>): void {
     const index = this.#timers.length
     const plan = (): void => {
+      if (this.#closing !== null) return
       this.#timers[index] = this.clock.after(ms, () => {
         // What fails here (a disk that is full or broken) shows at the next append, with its own error.
         action().then(plan, plan)
@@ -694,6 +739,11 @@ export class Broker {
     }
     plan()
   }
+}
+
+/** What fails for want of room, or because the broker is closed meanwhile. */
+function ignoreRefusals(error: unknown): void {
+  if (!(error instanceof SluiceError)) throw error
 }
 
 /** Without the batches of aborted transactions. Throws as `Partition.abortedTransactions`. */

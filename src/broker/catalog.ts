@@ -2,8 +2,8 @@
  * The catalog: which topics there are, with which id, partitions and configuration. It is a table in a log of its own.
  *
  * Order of steps, so that a crash at any point leaves a whole topic or none:
- *  - create: the catalog entry is durable before a folder is made; a folder that is in the way (of an older topic of that
- *    name) is moved aside, never adopted;
+ *  - create: a folder that is in the way (of an older topic of that name) is moved aside durably, never adopted; then the catalog
+ *    entry is durable before a folder is made;
  *  - delete: the entry is marked `deleting` durably, then the folders are removed, then the entry. A start finishes what
  *    a crash interrupted.
  */
@@ -76,6 +76,8 @@ export class Catalog {
   #log!: StateLog
   #nextProducerId = 0
   #reservedProducerId = 0
+  /** The last reservation was not refused. */
+  #isReserved = true
   /** Resolves when the ids up to #reservedProducerId will not be given out again after a crash. */
   #reservation: Promise<void> = Promise.resolve()
   /** Changes run one after the other. */
@@ -92,7 +94,7 @@ export class Catalog {
       entries: () => catalog.#allEntries(),
     })
     for (const [name, entry] of [...catalog.#entries]) {
-      if (entry.deleting === true) await catalog.#removeFolders(name, entry)
+      if (entry.deleting === true) await catalog.#takeBack(name, entry, null)
       else {
         catalog.#reportMissing(name, entry, present)
         await catalog.#openTopic(name, entry)
@@ -148,28 +150,35 @@ export class Catalog {
     return this.#change(async () => {
       const partitions = this.checkCreate(spec)
       const entry: TopicEntry = { id: randomBytes(16).toString('base64url'), partitions, config }
+      await this.#clearTheWay(name, entry, 0)
       await this.#store(name, entry)
       try {
-        this.#clearTheWay(name, entry, 0)
         return await this.#openTopic(name, entry)
       } catch (error) {
         // No room for the folders, say. Nobody has been told of the topic, so it is taken back.
-        await this.#removeFolders(name, entry).catch(() => {})
+        await this.#takeBack(name, entry, null).catch(() => {})
         throw error
       }
     })
   }
 
-  delete(name: string): Promise<void> {
+  /** `forget` removes what else is known of the topic, before its name can be given out again. If it fails, or the folders stay, it can be asked for again. */
+  delete(name: string, forget: () => Promise<void>): Promise<void> {
     return this.#change(async () => {
-      const topic = this.topic(name)
-      const entry = this.#entries.get(name)!
-      await this.#store(name, { ...entry, deleting: true })
-      this.#topics.delete(name)
-      this.#names.delete(topic.id)
-      for (const partition of topic.partitions) await partition.close()
-      await this.#removeFolders(name, entry)
+      const entry = this.#entries.get(name)
+      if (entry?.deleting !== true) await this.#closeTopic(this.topic(name), { ...entry!, deleting: true })
+      this.#removeFolders(name, this.#entries.get(name)!, 0)
+      await forget()
+      await this.#options.directory.syncTopics()
+      await this.#store(name, null)
     })
+  }
+
+  async #closeTopic(topic: Topic, entry: TopicEntry): Promise<void> {
+    await this.#store(topic.name, entry)
+    this.#topics.delete(topic.name)
+    this.#names.delete(topic.id)
+    for (const partition of topic.partitions) await partition.close()
   }
 
   /** Throws what `alter` would reject with, as things are now. Returns the configuration that the topic would have. */
@@ -207,22 +216,35 @@ export class Catalog {
     return this.#change(async () => {
       this.checkAddPartitions(name, partitions)
       const topic = this.topic(name)
-      const entry = { ...this.#entries.get(name)!, partitions }
+      const before = { ...this.#entries.get(name)!, partitions: topic.partitions.length }
+      const entry = { ...before, partitions }
+      await this.#clearTheWay(name, entry, topic.partitions.length)
       await this.#store(name, entry)
-      this.#clearTheWay(name, entry, topic.partitions.length)
-      return this.#openTopic(name, entry, topic.partitions)
+      try {
+        return await this.#openTopic(name, entry, topic.partitions)
+      } catch (error) {
+        await this.#takeBack(name, entry, before).catch(() => {})
+        throw error
+      }
     })
   }
 
   /** A producer id that was never given out before, also not before a crash. */
   async allocateProducerId(): Promise<number> {
     const id = this.#nextProducerId++
-    if (this.#nextProducerId > this.#reservedProducerId) {
-      this.#reservedProducerId = this.#nextProducerId + PRODUCER_ID_BLOCK
-      this.#reservation = this.#log.write([producerIdEntry(this.#reservedProducerId)])
-    }
+    if (!this.#isReserved || this.#nextProducerId > this.#reservedProducerId) this.#reserveProducerIds()
     await this.#reservation
     return id
+  }
+
+  #reserveProducerIds(): void {
+    this.#reservedProducerId = this.#nextProducerId + PRODUCER_ID_BLOCK
+    const reservation = this.#log.write([producerIdEntry(this.#reservedProducerId)])
+    this.#reservation = reservation
+    this.#isReserved = true
+    reservation.catch(() => {
+      if (this.#reservation === reservation) this.#isReserved = false // whoever wants one next tries again
+    })
   }
 
   async close(): Promise<void> {
@@ -284,11 +306,16 @@ export class Catalog {
     return topic
   }
 
-  #clearTheWay(name: string, entry: TopicEntry, from: number): void {
+  /** Before the entry is stored: after a crash in between, a start would take what lies there for the topic's own. */
+  async #clearTheWay(name: string, entry: TopicEntry, from: number): Promise<void> {
     const present = new Set(this.#options.directory.partitionNames())
+    let isClear = true
     for (let index = from; index < entry.partitions; index++) {
-      if (present.has(`${name}-${index}`)) this.#options.directory.setAside(name, index, entry.id)
+      if (!present.has(`${name}-${index}`)) continue
+      this.#options.directory.setAside(name, index, entry.id)
+      isClear = false
     }
+    if (!isClear) await this.#options.directory.syncTopics()
   }
 
   #reportMissing(name: string, entry: TopicEntry, present: ReadonlySet<string>): void {
@@ -307,11 +334,16 @@ export class Catalog {
     }
   }
 
-  async #removeFolders(name: string, entry: TopicEntry): Promise<void> {
-    for (let index = 0; index < entry.partitions; index++)
+  #removeFolders(name: string, entry: TopicEntry, from: number): void {
+    for (let index = from; index < entry.partitions; index++)
       this.#options.directory.removePartition(name, index)
+  }
+
+  /** `before`: what is to be in place of the entry. */
+  async #takeBack(name: string, entry: TopicEntry, before: TopicEntry | null): Promise<void> {
+    this.#removeFolders(name, entry, before?.partitions ?? 0)
     await this.#options.directory.syncTopics()
-    await this.#store(name, null)
+    await this.#store(name, before)
   }
 }
 

@@ -110,6 +110,13 @@ export class OffsetStore {
     )
   }
 
+  /** Forgets the offsets that all groups have in topics that are gone. */
+  async removeTopics(isGone: (topic: string) => boolean): Promise<void> {
+    await Promise.all(
+      [...this.#groups.keys()].map(group => this.#remove(group, ({ topic }) => isGone(topic))),
+    )
+  }
+
   /** The group has lost its last member. */
   vacated(group: string): void {
     if (!this.#groups.has(group)) return
@@ -136,20 +143,41 @@ export class OffsetStore {
     await Promise.all(removals)
   }
 
-  #remove(group: string, concerns: (stored: StoredOffset) => boolean): Promise<void> {
+  async #remove(group: string, concerns: (stored: StoredOffset) => boolean): Promise<void> {
     const table = this.#groups.get(group)
-    if (table === undefined) return Promise.resolve()
+    if (table === undefined) return
     const entries: StateEntry[] = []
+    const removed: StoredOffset[] = []
     for (const [key, stored] of table) {
       if (!concerns(stored)) continue
       table.delete(key)
+      removed.push(stored)
       entries.push([encodeKey(group, stored.topic, stored.partition), null])
     }
+    const emptySince = this.#emptySince.get(group)
     if (table.size === 0) {
       this.#groups.delete(group)
       if (this.#emptySince.delete(group)) entries.push([encodeGroupKey(group), null])
     }
-    return this.#log.write(entries)
+    try {
+      await this.#log.write(entries)
+    } catch (error) {
+      this.#putBack(group, removed, emptySince)
+      throw error
+    }
+  }
+
+  /** They are still stored: whoever removes them again must find them. Others may have come meanwhile. */
+  #putBack(group: string, removed: readonly StoredOffset[], emptySince: number | undefined): void {
+    if (removed.length === 0) return
+    const table = this.#groups.get(group) ?? new Map<string, StoredOffset>()
+    const isForgotten = table.size === 0
+    this.#groups.set(group, table)
+    for (const stored of removed) {
+      const key = place(stored.topic, stored.partition)
+      if (!table.has(key)) table.set(key, stored)
+    }
+    if (isForgotten && emptySince !== undefined) this.#emptySince.set(group, emptySince)
   }
 
   /** Writes what nobody waits for. If it is lost, offsets are kept longer; what the disk has against it shows at the next commit. */

@@ -213,6 +213,16 @@ export class TransactionTable {
     return found
   }
 
+  /** Forgets offsets that wait for the end of a transaction, in topics that are gone. Returns the transactions that had any. */
+  forgetOffsets(isGone: (topic: string) => boolean): Transaction[] {
+    return [...this.#open].filter(({ offsets }) => {
+      let isChanged = false
+      for (const commits of offsets.values())
+        for (const [place, { topic }] of commits) if (isGone(topic)) isChanged = commits.delete(place)
+      return isChanged
+    })
+  }
+
   /** Whether offsets of this partition wait for the end of a transaction. */
   hasStaged(group: string, topic: string, partition: number): boolean {
     for (const { offsets } of this.#open) {

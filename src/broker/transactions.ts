@@ -80,6 +80,8 @@ export class Transactions {
   readonly #unstored = new Map<Transaction, Set<string>>()
   /** Offsets that were committed by transactions whose end is not noted durably. */
   readonly #unnoted = new Map<Transaction, Set<Transaction['offsets']>>()
+  /** Partition and producer → when the transaction that a killed process left there is aborted. */
+  readonly #forgotten = new Map<string, Promise<void>>()
   #log!: StateLog
   #timer: { readonly at: number; readonly timer: Timer } | null = null
   #retries = new Set<() => void>()
@@ -175,6 +177,8 @@ export class Transactions {
    * the transaction ends with the broker, and the start ends what it left (`#endForgotten`). Throws as `addPartitions` rejects.
    */
   enlist(producer: TransactionalProducer, topic: string, partition: number): void {
+    if (this.#hasForgotten(producer.producerId, topic, partition))
+      throw refusal('CONCURRENT_TRANSACTIONS', producer.transactionalId)
     this.#take(producer, this.#table.addPartitions(producer, [[topic, partition]], this.#clock.now()))
   }
 
@@ -214,6 +218,11 @@ export class Transactions {
     throw new SluiceError('INVALID_ARGUMENT', message, { bytes })
   }
 
+  /** Topics are gone: what transactions would commit in them must not count for others of the same names. */
+  async forgetOffsets(isGone: (topic: string) => boolean): Promise<void> {
+    await Promise.all(this.#table.forgetOffsets(isGone).map(transaction => this.#store(transaction)))
+  }
+
   hasStaged(group: string, topic: string, partition: number): boolean {
     if (this.#table.hasStaged(group, topic, partition)) return true
     const place = placeOf(topic, partition)
@@ -225,6 +234,7 @@ export class Transactions {
   /** Why a producer's batch must not be appended; null if it may be: its partition is part of the stored transaction. */
   checkAppend(producerId: number, epoch: number, topic: string, partition: number): ErrorCode | null {
     const refusal = this.#table.checkAppend(producerId, epoch, topic, partition)
+    if (refusal === null && this.#hasForgotten(producerId, topic, partition)) return 'CONCURRENT_TRANSACTIONS'
     if (refusal !== null || this.#unstored.size === 0) return refusal
     const transaction = this.#table.of(producerId)
     const isUnstored = transaction && this.#unstored.get(transaction)?.has(placeOf(topic, partition))
@@ -302,8 +312,16 @@ export class Transactions {
       if (isKnown) continue
       const abort = async (): Promise<void> =>
         this.#options.findPartition(topic, partition)?.endTransaction(producerId, epoch, false)
-      this.#untilDone(abort).catch(ignoreRefusals)
+      const key = forgottenKey(producerId, topic, partition)
+      const aborted = this.#untilDone(abort).finally(() => this.#forgotten.delete(key))
+      this.#forgotten.set(key, aborted)
+      aborted.catch(ignoreRefusals)
     }
+  }
+
+  /** What it left must not become part of its next transaction. */
+  #hasForgotten(producerId: number, topic: string, partition: number): boolean {
+    return this.#forgotten.size > 0 && this.#forgotten.has(forgottenKey(producerId, topic, partition))
   }
 
   async #change(
@@ -403,6 +421,8 @@ export class Transactions {
   async #mark(transaction: Transaction, topic: string, index: number, commit: boolean): Promise<void> {
     const partition = this.#options.findPartition(topic, index)
     const { markerProducerId, markerEpoch } = transaction
+    const forgotten = this.#forgotten.get(forgottenKey(markerProducerId, topic, index))
+    if (forgotten !== undefined) await forgotten // this marker would end it, and perhaps commit it
     try {
       await partition?.endTransaction(markerProducerId, markerEpoch, commit)
     } catch (error) {
@@ -455,6 +475,9 @@ export class Transactions {
 }
 
 const placeOf = (topic: string, partition: number): string => `${topic}-${partition}`
+
+const forgottenKey = (producerId: number, topic: string, partition: number): string =>
+  `${placeOf(topic, partition)} ${producerId}`
 
 const hasPart = (
   transaction: Transaction | undefined,

@@ -114,10 +114,22 @@ export class EntryFile {
     } catch (error) {
       if (!(error instanceof DiskError)) throw error
       written = false
+      this.#cutToStored()
     }
     this.#tailEntries = 0
     this.#tail = null
     return written
+  }
+
+  /** What was written of entries that are dropped would be found behind later ones, and entries are ascending. */
+  #cutToStored(): void {
+    if (!this.#exists) return
+    try {
+      this.#withFile('write', file => file.truncate(this.#stored * this.#entryBytes))
+    } catch (error) {
+      if (!(error instanceof DiskError)) throw error
+      this.discard()
+    }
   }
 
   /** Sees to it that there is a file, if only an empty one. */

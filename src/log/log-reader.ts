@@ -47,7 +47,8 @@ export interface ReadableLog {
   segments(): readonly Segment[]
   startOffset(): number
   endOffset(): number
-  /** Throws once the files are closed. */
+  isClosed(): boolean
+  /** Throws once the files are closed: opened again, they would stay open. */
   checkOpen(): void
 }
 
@@ -135,7 +136,7 @@ export class LogReader {
       else high = middle
     }
     const segment = segments[low]
-    const indexed = segment.indexedBefore(offset)
+    const indexed = indexedBefore(segment, offset)
     if (indexed === null) return startOf(segment)
     return { segment, position: indexed.position, due: { baseOffset: -1, lastOffset: indexed.lastOffset } }
   }
@@ -233,6 +234,7 @@ export class LogReader {
   /** The bytes at hand end inside the first batch. */
   #takeLonger(request: ReadRequest, bytes: Buffer, needed: number): Buffer | null {
     const { segment, position } = request
+    this.#host.checkOpen()
     if (segment.removed) return null
     const available = segment.size - position
     if (needed > available) return this.#locate(request, 0, 'the file ends inside a batch')
@@ -252,6 +254,7 @@ export class LogReader {
    */
   #locate(request: ReadRequest, at: number, wrong: string): null {
     const { segment, offset } = request
+    this.#host.checkOpen()
     if (segment.removed) return null // looked for anew
     if (request.checked) throw this.#damage(request, at, wrong)
     const end = this.#endOfSegment(segment)
@@ -271,7 +274,7 @@ export class LogReader {
 
   /** The next one will ask for as much, if there is as much. */
   #readAhead({ segment, bytesMax }: ReadRequest, position: number): void {
-    if (!segment.removed && segment.size - position >= bytesMax)
+    if (!this.#host.isClosed() && !segment.removed && segment.size - position >= bytesMax)
       this.#ahead.begin(segment, position, bytesMax)
   }
 
@@ -327,6 +330,16 @@ export const outOfRange = (offset: number, startOffset: number, endOffset: numbe
     startOffset,
     endOffset,
   })
+
+/** A file that cannot be opened shows when it is read. */
+function indexedBefore(segment: Segment, offset: number): ReturnType<Segment['indexedBefore']> {
+  try {
+    return segment.indexedBefore(offset)
+  } catch (error) {
+    if (!(error instanceof DiskError)) throw error
+    return null
+  }
+}
 
 const startOf = (segment: Segment): Place => ({
   segment,

@@ -184,6 +184,7 @@ export class Log {
       segments: () => this.#segments,
       startOffset: () => this.#startOffset,
       endOffset: () => this.#endOffset,
+      isClosed: () => this.#closed,
       checkOpen: () => {
         if (this.#closed) throw this.#failure
       },
@@ -353,14 +354,17 @@ export class Log {
   async deleteUntil(offset: number): Promise<void> {
     if (this.#failure !== null) throw this.#failure
     if (offset < 0 || offset > this.#endOffset) throw this.#outOfRange(offset)
-    if (offset <= this.#startOffset) return this.checkpoint() // moved there already, perhaps not durably yet
-    this.#startOffset = offset
-    this.#changed = true
+    if (offset > this.#startOffset) {
+      this.#startOffset = offset
+      this.#changed = true
+    }
+    // It may have been moved before, and not durably: then the files are still there.
+    const start = this.#startOffset
     // The new start is durable before a file goes: after a crash no half-deleted log is taken for a damaged one.
-    await this.flush()
     await this.checkpoint()
     let count = 0
-    while (count < this.#segments.length - 1 && this.#segments[count + 1].baseOffset <= offset) count++
+    while (count < this.#segments.length - 1 && this.#segments[count + 1].baseOffset <= start) count++
+    if (count === 0) return
     const removed = this.#segments.slice(0, count)
     this.#segments = this.#segments.slice(count)
     this.#reader.forgetPlaces()
@@ -398,7 +402,9 @@ export class Log {
       if (!isBare || surplus) until = end
     }
     const before = this.#segments.length
-    if (until > this.#startOffset) await this.deleteUntil(until)
+    // Or the start was moved and the disk full: the files are still there.
+    const isLeft = before > 1 && this.#segments[1].baseOffset <= this.#startOffset
+    if (until > this.#startOffset || isLeft) await this.deleteUntil(until)
     return before - this.#segments.length
   }
 
@@ -407,12 +413,12 @@ export class Log {
     for (const segment of this.#segments) {
       if (segment === this.#active || segment.maxTimestamp >= 0) continue
       try {
-        await segment.examine(this.#options.clock)
+        await segment.examine(this.#options.clock, () => this.#failure !== null)
       } catch (error) {
         throw this.#refusal(error)
       }
+      if (this.#failure !== null) throw this.#failure
     }
-    if (this.#failure !== null) throw this.#failure
   }
 
   // compacting
@@ -432,11 +438,15 @@ export class Log {
     const config = this.#config.compaction
     if (config === undefined || this.#failure !== null) return -1
     this.#rollOld(config.lagMsMax)
-    const range = this.dirtyRange(firstUncleanableOffset)
-    if (range === null) return -1
-    const ratio = dirtyRatio(range)
-    if (ratio > config.dirtyRatioMin) return ratio
-    return this.#oldestDirty(range) + config.lagMsMax < this.#options.clock.now() ? ratio : -1
+    try {
+      const range = this.dirtyRange(firstUncleanableOffset)
+      if (range === null) return -1
+      const ratio = dirtyRatio(range)
+      if (ratio > config.dirtyRatioMin) return ratio
+      return this.#oldestDirty(range) + config.lagMsMax < this.#options.clock.now() ? ratio : -1
+    } catch (error) {
+      throw this.#refusal(error)
+    }
   }
 
   /** So that what nobody writes to any more is compacted in the end. */
@@ -555,6 +565,8 @@ export class Log {
         this.#fail(error)
       }
     }
+    // One that is under way when the log fails writes on for a moment: the folder may be somebody else's then.
+    await this.#checkpointing.catch(() => {})
     const closed = new SluiceError('CLOSED', 'the log is closed')
     this.#commit.stop(closed)
     this.#failure = closed

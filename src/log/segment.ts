@@ -220,9 +220,11 @@ export class Segment {
    * Looks through the records if the time index does not tell the largest timestamp: it may be lost, or there are no records. Others get their
    * turn in between. To be called for a segment that has ended; does it once. Rejects with DiskError.
    */
-  async examine(clock: Clock): Promise<void> {
+  async examine(clock: Clock, isStopped: () => boolean): Promise<void> {
     if (this.maxTimestamp >= 0 || this.#isBare !== null) return
     let hasRecords = false
+    let largest = -1
+    let largestOffset = -1
     for (let position = 0; position < this.size; ) {
       const until = position + EXAMINED_BYTES
       for (const found of scan(this.file, position)) {
@@ -234,14 +236,18 @@ export class Segment {
         if (recordCount(found.bytes, found.at) > 0) {
           hasRecords = true
           const timestamp = maxTimestamp(found.bytes, found.at)
-          if (timestamp > this.#maxTimestamp)
-            this.restoreMaxTimestamp(timestamp, lastOffset(found.bytes, found.at))
+          if (timestamp > largest) {
+            largest = timestamp
+            largestOffset = lastOffset(found.bytes, found.at)
+          }
         }
         if (position >= until) break
       }
       await new Promise<void>(resolve => clock.defer(resolve))
-      if (this.#removed) return
+      if (this.#removed || isStopped()) return
     }
+    // Not before the end: what lies before damage, or a pause, says nothing of what lies behind.
+    this.restoreMaxTimestamp(largest, largestOffset)
     this.#isBare = !hasRecords
   }
 
