@@ -92,6 +92,8 @@ export class Alerts extends EventEmitter<AlertEvents> {
   readonly #progress = new Map<string, GroupProgress>()
   /** Troubles that were told and are not over, by kind and subject. */
   #raised = new Map<string, Alert>()
+  /** Topics of dead letters that could not be looked at the first time. */
+  readonly #missed = new Set<string>()
   #timer: Timer | null = null
   #looking: Promise<void> | null = null
   readonly #stopping = new AbortController()
@@ -157,7 +159,6 @@ export class Alerts extends EventEmitter<AlertEvents> {
     } catch (error) {
       this.#warn(error, 'alerts could not look at everything')
     }
-    this.#isFirst = false
     await Promise.all(told.map(alert => this.#tell(alert)))
   }
 
@@ -168,7 +169,7 @@ export class Alerts extends EventEmitter<AlertEvents> {
     const alerts: Alert[] = []
     for (const topic of await this.#engine.listTopics()) {
       if (!topic.endsWith(DEAD_SUFFIX)) continue
-      const count = await this.#newIn(topic)
+      const count = await this.#countNew(topic)
       if (count === 0) continue
       const message = `${count} ${count === 1 ? 'message has' : 'messages have'} died: ${topic}`
       alerts.push({
@@ -181,23 +182,39 @@ export class Alerts extends EventEmitter<AlertEvents> {
         count,
       })
     }
+    this.#isFirst = false
     return alerts
   }
 
+  /** The same of one topic; what cannot be read now does not keep what was found elsewhere from being told. */
+  async #countNew(topic: string): Promise<number> {
+    const isFirst = this.#isFirst || this.#missed.has(topic)
+    try {
+      const count = await this.#newIn(topic, isFirst)
+      this.#missed.delete(topic)
+      return count
+    } catch (error) {
+      if (isFirst) this.#missed.add(topic)
+      this.#warn(error, `alerts could not look at ${topic}`)
+      return 0
+    }
+  }
+
   /** Letters since the last look: tombstones and markers do not count. */
-  async #newIn(topic: string): Promise<number> {
+  async #newIn(topic: string, isFirst: boolean): Promise<number> {
     const { partitions } = await this.#engine.describeTopic(topic)
+    const ends = new Map(partitions.map(({ partition, endOffset }) => [`${topic}/${partition}`, endOffset]))
     let count = 0
     for (const { partition, endOffset } of partitions) {
       const name = `${topic}/${partition}`
-      const from = this.#deadEnds.get(name) ?? (this.#isFirst ? endOffset : 0)
-      this.#deadEnds.set(name, endOffset)
+      const from = this.#deadEnds.get(name) ?? (isFirst ? endOffset : 0)
       if (from >= endOffset) continue
       const range = { partition, from, to: endOffset }
       for await (const batch of scanPartition(this.#engine, rawTopic(topic), range)) {
         for (const message of batch) if (message.valueBytes !== null) count++
       }
     }
+    for (const [name, end] of ends) this.#deadEnds.set(name, end)
     return count
   }
 

@@ -40,8 +40,8 @@ export interface Diverted {
   /** How many messages are in the other topic now. */
   readonly count: number
   /**
-   * False: the limit was reached, or the signal came, and the next call goes on; or `where` has left so many messages in place that a commit has
-   * no room for more until the group has handled some.
+   * False: the limit was reached, or the signal came, or a transaction has not decided within a minute about messages that come next, and the next
+   * call goes on; or `where` has left so many messages in place that a commit has no room for more until the group has handled some.
    */
   readonly isComplete: boolean
 }
@@ -179,21 +179,25 @@ export class Backlog {
         const { ledger, start } = await this.#state(partition)
         const diverting = new Diverting(ledger, Math.min(limit, MESSAGES_MAX), where)
         const from = Math.max(start, ledger.offset)
-        for await (const batch of scanPartition(this.#setting.engine, this.#descriptor, {
-          partition,
-          from,
-          to: end,
-        })) {
+        let reached = from
+        const passed = (offset: number): void => {
+          reached = offset
+        }
+        const range = { partition, from, to: end, passed }
+        for await (const batch of scanPartition(this.#setting.engine, this.#descriptor, range)) {
           const chosen = diverting.choose(batch, end)
           for (const message of chosen) void transaction.publish(rawTopic(target), messageOf(message))
           if (diverting.isDone) break
         }
         const isOver = !diverting.isDone
-        if (isOver) ledger.pass(end)
+        // what somebody's transaction has not decided yet stays in the backlog
+        const isUndecided = isOver && reached < end
+        if (isOver) ledger.pass(Math.min(reached, end))
         if (diverting.hasChanged || isOver) {
           await transaction.commitOffsets(this.group, [this.#commitOf(partition, ledger)])
         }
-        return { count: diverting.count, isOver: isOver || diverting.isFull, isFull: diverting.isFull }
+        const isFull = diverting.isFull || isUndecided
+        return { count: diverting.count, isOver: isOver || isFull, isFull }
       },
       { transactionalId },
     )
@@ -202,7 +206,12 @@ export class Backlog {
   /** The first messages that are not finished. */
   async #finishFirst(partition: number, ledger: Ledger, end: number, count: number): Promise<void> {
     const start = await this.#setting.engine.offsetFor(this.topic, partition, 'earliest')
-    const range = { partition, from: Math.max(start, ledger.offset), to: end }
+    const from = Math.max(start, ledger.offset)
+    let reached = from
+    const passed = (offset: number): void => {
+      reached = offset
+    }
+    const range = { partition, from, to: end, passed }
     let left = count
     for await (const batch of scanPartition(this.#setting.engine, this.#descriptor, range)) {
       for (const { offset } of batch) {
@@ -212,7 +221,7 @@ export class Backlog {
         left--
       }
     }
-    finishUntil(ledger, end) // fewer messages than that
+    finishUntil(ledger, Math.min(reached, end)) // fewer messages than that
   }
 
   async #state(partition: number): Promise<{ ledger: Ledger; start: number; end: number }> {

@@ -452,12 +452,19 @@ export class Consumer<T extends AnyTopic | string = AnyTopic | string>
 
   async #windDown(): Promise<void> {
     this.#fetcher.wake()
-    await this.#hooks?.giveUp(this.#readers, this.#deadlineMs)
-    await this.#handlersDone(this.#readers, this.#deadlineMs)
-    if (this.#committer.automatic) await this.#committer.commitQuietly()
-    const member = this.#member
     try {
-      await member?.leave()
+      await this.#hooks?.giveUp(this.#readers, this.#deadlineMs)
+      await this.#handlersDone(this.#readers, this.#deadlineMs)
+      if (this.#committer.automatic) await this.#committer.commitQuietly()
+    } finally {
+      await this.#leave()
+    }
+  }
+
+  /** Whatever went wrong before: a member that stays would keep its partitions from everybody. */
+  async #leave(): Promise<void> {
+    try {
+      await this.#member?.leave()
     } finally {
       this.#committer.leave()
       this.#member = null

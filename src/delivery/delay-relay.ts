@@ -43,6 +43,7 @@ import { nextOccurrence, occurrenceOf, readSchedule, type StoredSchedule } from 
 import { SessionLoop } from './session-loop.ts'
 import type { Holding, Publication } from './settler.ts'
 import type { AnyTopic } from './topic.ts'
+import { scanPartition } from './topic-scan.ts'
 
 export interface DelayRelaySetting {
   readonly engine: Engine
@@ -74,8 +75,12 @@ const REFRESH_MS_MAX = 1_000
 const TRIM_MS = 60_000
 /** So many messages of a partition must be done before they are deleted. */
 const TRIM_MESSAGES = 10_000
-/** A cancellation of what never came is forgotten so long after its time. */
+/** A cancellation of what never came is forgotten so long after its time, if nothing of that time is still to be read. */
 const FORGET_MS = 3_600_000
+/** The clock was set back by more than what clocks are corrected by all the time. */
+const SET_BACK_MS = 100
+/** Between the choice of a rung and the time that the log gives, at most. */
+const LATE_MS = 600_000
 const TARGETS_MAX = 1_000
 
 export class DelayRelay {
@@ -130,6 +135,8 @@ class Session implements AssignmentHooks {
   readonly #schedules: KeyTable<StoredSchedule>
   readonly #lanes = new Map<string, Lane>()
   readonly #targets = new Map<string, ReturnType<typeof rawTopic>>()
+  /** Whether the tables are read. */
+  #isReady = false
   #timer: Timer | null = null
   #timerAt = 0
   #isFiring = false
@@ -177,6 +184,7 @@ class Session implements AssignmentHooks {
   async run(): Promise<void> {
     try {
       await Promise.all([this.#cancelled.start(), this.#schedules.start()])
+      this.#isReady = true
       await this.#member.run(batch => this.#take(batch))
     } finally {
       this.#timer?.cancel()
@@ -187,6 +195,8 @@ class Session implements AssignmentHooks {
   }
 
   async stop(): Promise<void> {
+    // tables that cannot be read are read again for as long as it takes, and nothing has begun before
+    if (!this.#isReady) await Promise.all([this.#cancelled.stop(), this.#schedules.stop()])
     await this.#member.stop()
   }
 
@@ -230,6 +240,9 @@ class Session implements AssignmentHooks {
       this.#bytes -= lane.bytes
       this.#moving -= lane.moving
     }
+    // those that are left may have waited for nothing but the room that these took
+    this.#moveSome()
+    this.#resumeFull()
   }
 
   // Taking messages out of a rung.
@@ -334,11 +347,14 @@ class Session implements AssignmentHooks {
   // What is due.
 
   #arm(): void {
+    if (this.#isFiring) return
+    const now = this.#clock.now()
+    if (now < this.#wheel.time - SET_BACK_MS) this.#wheel.turnBack(now)
     const at = this.#wheel.nextAt()
-    if (this.#isFiring || at === null || (this.#timer !== null && this.#timerAt <= at)) return
+    if (at === null || (this.#timer !== null && this.#timerAt <= at)) return
     this.#timer?.cancel()
     this.#timerAt = at
-    this.#timer = this.#clock.after(Math.max(0, at - this.#clock.now()), () => {
+    this.#timer = this.#clock.after(Math.max(0, at - now), () => {
       this.#timer = null
       void this.#fire()
     })
@@ -349,7 +365,11 @@ class Session implements AssignmentHooks {
     const stale = this.#clock.now() - STALE_MS
     if (this.#cancelled.freshAt < stale) await this.#refresh(this.#cancelled)
     if (this.#schedules.freshAt < stale) await this.#refresh(this.#schedules)
-    this.#wheel.advance(this.#clock.now(), row => this.#deliver(row))
+    try {
+      this.#wheel.advance(this.#clock.now(), row => this.#deliver(row))
+    } catch (error) {
+      this.#member.fail(error) // the next session begins anew
+    }
     this.#isFiring = false
     this.#arm()
   }
@@ -464,6 +484,11 @@ class Session implements AssignmentHooks {
   #settled(): void {
     this.#moveSome()
     this.#trimTimer ??= this.#clock.after(TRIM_MS, () => void this.#trim())
+    this.#resumeFull()
+  }
+
+  /** Partitions that waited for room, if there is some. */
+  #resumeFull(): void {
     if (this.#messages >= IN_HAND_MAX || this.#bytes >= IN_HAND_BYTES_MAX) return
     for (const lane of this.#lanes.values()) {
       if (!lane.isFull || lane.isGoing) continue
@@ -498,13 +523,36 @@ class Session implements AssignmentHooks {
     if (!isMine) return
     const before = this.#clock.now() - FORGET_MS
     const over = [...this.#cancelled.values].filter(([, dueAt]) => !(dueAt >= before)).map(([id]) => id)
-    if (over.length === 0) return
+    if (over.length === 0 || !(await this.#haveAllLeft(before))) return
     await this.#member.transactions.run(async transaction => {
       for (const id of over.slice(0, IN_HAND_MAX)) {
         const { topic, message } = forgetting(id)
         void transaction.publish(topic, message as never)
       }
     }, {})
+  }
+
+  /** Whether all messages that were due before a time are done: nothing waits that had come into its rung long enough before. */
+  async #haveAllLeft(before: number): Promise<boolean> {
+    const { engine } = this.#setting
+    const commits = await engine.committed(RELAY_GROUP)
+    for (const { topic, ms } of rungs) {
+      const count = await engine.partitionsOf(topic.name)
+      for (let partition = 0; partition < count; partition++) {
+        const time = Math.max(0, before + LATE_MS - ms)
+        const to = await engine.offsetFor(topic.name, partition, { time })
+        const commit = commits.find(of => isSame(of, { topic: topic.name, partition }))
+        // behind the commit there may be nothing but the ends of transactions
+        let reached = commit?.offset ?? 0
+        const passed = (offset: number): void => {
+          reached = offset
+        }
+        const range = { partition, from: commit?.offset, to, passed }
+        for await (const _ of scanPartition(engine, topic as AnyTopic, range)) return false
+        if (reached < to) return false
+      }
+    }
+    return true
   }
 }
 

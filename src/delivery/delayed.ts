@@ -59,6 +59,8 @@ const PAGE_MESSAGES = 100
 /** Messages that wait; `mq.delayed`. */
 export class Delayed {
   readonly #setting: DelayedSetting
+  /** By what was given: the last that moves it. */
+  readonly #moving = new Map<string, Promise<string | null>>()
 
   /** @internal */
   constructor(setting: DelayedSetting) {
@@ -110,6 +112,18 @@ export class Delayed {
    * and the new one published in one transaction. An occurrence of a schedule cannot be moved: change the schedule. Throws `INVALID_ARGUMENT`.
    */
   async reschedule(id: string, to: DelaySpec): Promise<string | null> {
+    // one after the other: the second finds that the message is not there any more, and does not publish it twice
+    const before = this.#moving.get(id)
+    const moved = (before ?? Promise.resolve(null)).catch(() => null).then(() => this.#reschedule(id, to))
+    this.#moving.set(id, moved)
+    try {
+      return await moved
+    } finally {
+      if (this.#moving.get(id) === moved) this.#moving.delete(id)
+    }
+  }
+
+  async #reschedule(id: string, to: DelaySpec): Promise<string | null> {
     const { clock, topics, transact } = this.#setting
     if (!isDelayed(to as AnyOutgoing)) throw invalidOption('give one of delay, deliverAt and delayLevel')
     const dueAt = dueAtOf(to, clock.now())

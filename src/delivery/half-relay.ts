@@ -10,7 +10,7 @@
  */
 
 import { EventEmitter } from 'node:events'
-import type { CommitOffset, CommittedOffset, Engine, TopicPartition } from '../engine/engine.ts'
+import type { CommittedOffset, Engine, TopicPartition } from '../engine/engine.ts'
 import { asSluiceError, SluiceError } from '../errors.ts'
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts'
 import { Consumer } from './consumer.ts'
@@ -289,7 +289,8 @@ class Session {
     const ended = async (): Promise<void> => {
       await Promise.all(partitions.map(partition => partition.end()))
       await this.#settler.flush()
-      await this.#save(partitions)
+      // what is not saved the next owner reads again
+      await this.#save(partitions).catch(error => this.#context.warn(asSluiceError(error)))
     }
     const { promise, resolve } = Promise.withResolvers<void>()
     const timer = this.#context.clock.after(deadlineMs, resolve)
@@ -322,14 +323,17 @@ class Session {
 
   /** Remembers how far the decisions are carried out. */
   async #save(partitions: readonly HalfPartition[]): Promise<void> {
-    const offsets: CommitOffset[] = []
-    for (const held of partitions) {
-      const { place, partition } = held
-      if (place < 0 || place === held.savedPlace) continue
-      held.savedPlace = place
-      offsets.push({ topic: DECISIONS_TOPIC, partition, offset: place })
-    }
-    if (offsets.length > 0) await this.#context.engine.commit(DECISIONS_GROUP, offsets)
+    const unsaved = partitions.filter(({ place, savedPlace }) => place >= 0 && place !== savedPlace)
+    if (unsaved.length === 0) return
+    const offsets = unsaved.map(({ place: offset, partition }) => ({
+      topic: DECISIONS_TOPIC,
+      partition,
+      offset,
+    }))
+    await this.#context.engine.commit(DECISIONS_GROUP, offsets)
+    unsaved.forEach((held, index) => {
+      held.savedPlace = offsets[index].offset
+    })
   }
 
   /** Deletes what was finished the time before, so that what was decided can be told for that long. */

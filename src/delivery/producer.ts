@@ -203,8 +203,9 @@ export class Producer {
       if (!writer.known || writer.parked.length > 0) {
         this.#parkPosts(writer, topic, isArray(message) ? message : [message as AnyOutgoing])
       } else if (isArray(message)) this.#postArray(writer, topic, message)
-      else if (isDelayed(message as AnyOutgoing)) this.#postArray(writer, topic, [message as AnyOutgoing])
-      else if (this.#bufferedBytes < 2 * this.#bufferBytesMax) {
+      else if (message == null || isDelayed(message as AnyOutgoing)) {
+        this.#postArray(writer, topic, [message as AnyOutgoing])
+      } else if (this.#bufferedBytes < 2 * this.#bufferBytesMax) {
         this.#place(writer, topic, message as AnyOutgoing, this.#clock.now()).posted++
       } else this.#dropped(topic.name, 1)
     } catch (error) {
@@ -517,8 +518,10 @@ export class Producer {
       try {
         const copy = encodeCopy(topic, messages[index], now)
         bytes += recordBytesMax(copy.key, copy.value, copy.headers ?? null)
+        const { timestamp, deliverAt } = copy
         // a partitioner of the user's own is to see the value as it was given
-        copies.push(this.#partitioner === null ? (copy as unknown as AnyOutgoing) : messages[index])
+        const given = { ...messages[index], timestamp, deliverAt, delay: undefined, delayLevel: undefined }
+        copies.push((this.#partitioner === null ? copy : given) as unknown as AnyOutgoing)
       } catch (error) {
         this.#report(error as SluiceError, topic.name, 1)
       }
@@ -714,6 +717,18 @@ export class Producer {
     )
   }
 
+  /** What waits for room there must not wait for a topic that nobody looks at any more. */
+  #learnAnew(writer: TopicWriter): void {
+    if (!writer.known) return // is being learned
+    if (writer.parked.length === 0) {
+      this.#forget(writer)
+      return
+    }
+    writer.known = false
+    writer.partitions = []
+    void this.#load(writer)
+  }
+
   #forget(writer: TopicWriter): void {
     if (this.#topics.get(writer.topic.name) === writer) this.#topics.delete(writer.topic.name)
     this.#lastTarget = null
@@ -789,7 +804,7 @@ export class Producer {
     const writer = this.#topics.get(line.topic)
     if (writer !== undefined) {
       // deleted, perhaps to be created again, or changed: learn anew
-      if (error.code === 'UNKNOWN_TOPIC') this.#forget(writer)
+      if (error.code === 'UNKNOWN_TOPIC') this.#learnAnew(writer)
       if (error.code === 'MESSAGE_TOO_LARGE') void this.#refresh(writer)
     }
     if (batch.posted > 0) this.#report(error, line.topic, batch.posted)

@@ -141,11 +141,13 @@ export class RelayMember {
 
   /** What is published instead of what cannot be delivered. */
   letter(undelivered: Undelivered, error: SluiceError): Publication {
-    const { clock, group } = this.#setting
+    const { clock, group, topics } = this.#setting
     const now = clock.now()
     const { id, key, value, headers, target, partition = -1, timestamp } = undelivered
+    // what can be no topic has none for its dead letters either: then it is that of where the message waited
+    const origin = error.code === 'INVALID_TOPIC' ? topics[0].name : target
     const story = {
-      topic: target,
+      topic: origin,
       partition,
       offset: -1,
       timestamp,
@@ -156,7 +158,7 @@ export class RelayMember {
       error: { ...errorStory(error), name: error.code },
     }
     const letter = letterMessage({ key, value, headers, deadAt: now }, story, 'rejected')
-    const topic = deadLetterTopicOf(target, group) as AnyTopic
+    const topic = deadLetterTopicOf(origin, group) as AnyTopic
     const message = outgoing({ ...letter, key: Buffer.from(id) })
     // too large with its story, perhaps: the story alone
     const instead = () => ({ topic, message: outgoing({ ...message, value: Buffer.alloc(0) }) })

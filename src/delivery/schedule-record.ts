@@ -101,6 +101,8 @@ export function writeSchedule(schedule: StoredSchedule): string {
 export function readSchedule(name: string, message: Message<unknown, unknown>): StoredSchedule | undefined {
   try {
     const form = message.json<StoredForm>()
+    cronOf(form)
+    if ([form.version, form.topic].some(text => typeof text !== 'string')) return undefined
     return {
       name,
       version: form.version,

@@ -16,7 +16,7 @@
  */
 
 import type { CommitOffset, CommittedOffset, TopicPartition } from '../engine/engine.ts'
-import { isSluiceError, type SluiceError } from '../errors.ts'
+import { isSluiceError, SluiceError } from '../errors.ts'
 import type { Clock, Timer } from '../lib/clock.ts'
 import { isSame, isWorthTelling } from './fetcher.ts'
 import { Ledger, type LedgerNote } from './ledger.ts'
@@ -88,6 +88,13 @@ const passingErrors: ReadonlySet<SluiceError['code']> = new Set([
   'PRODUCER_FENCED',
   'TRANSACTION_ABORTABLE',
 ])
+
+/** It says nothing about what was to be settled: that may come about another time, here or elsewhere. */
+const isPassing = (error: SluiceError): boolean =>
+  error.retriable || passingErrors.has(error.code) || membershipErrors.has(error.code)
+
+const goneMeanwhile = (): SluiceError =>
+  new SluiceError('REBALANCE_IN_PROGRESS', 'partitions went while a transaction about them was being begun')
 
 export class Settler {
   readonly #context: SettlerContext
@@ -232,25 +239,30 @@ export class Settler {
       ending.note = ledger.noteOf(ending.offset)
       ledger.finish(ending.offset)
     }
-    const offsets = holdings
-      .filter(({ isLost }) => !isLost)
-      .map(({ topic, partition, ledger }) => ({
-        topic,
-        partition,
-        offset: ledger.offset,
-        metadata: ledger.metadata(),
-      }))
+    const held = holdings.filter(({ isLost }) => !isLost)
+    const offsets = held.map(({ topic, partition, ledger }) => ({
+      topic,
+      partition,
+      offset: ledger.offset,
+      metadata: ledger.metadata(),
+    }))
     if (offsets.length === 0) return
     if (endings.length === 0) await this.#context.commit(offsets)
-    else await this.#transact(endings, offsets)
+    else await this.#transact(endings, held, offsets)
     for (const { done } of endings) done?.()
   }
 
-  async #transact(endings: readonly Ending[], offsets: readonly CommitOffset[]): Promise<void> {
+  async #transact(
+    endings: readonly Ending[],
+    held: readonly Holding[],
+    offsets: readonly CommitOffset[],
+  ): Promise<void> {
     const { transact, stage } = this.#context
     let isStaged = false
     try {
       await transact(async transaction => {
+        // Beginning may have taken its time. One that went meanwhile may be back, and begun anew from what was committed.
+        if (held.some(({ isLost }) => isLost)) throw goneMeanwhile()
         for (const { publications } of endings)
           for (const { topic, message } of publications) transaction.post(topic, message)
         await stage(transaction, offsets)
@@ -301,7 +313,7 @@ export class Settler {
   async #meet(error: unknown, endings: readonly Ending[]): Promise<void> {
     if (!isSluiceError(error)) return this.#fail(error)
     if (membershipErrors.has(error.code)) return this.#forget(error)
-    if (error.retriable || passingErrors.has(error.code)) {
+    if (isPassing(error)) {
       this.#failures++
       this.#context.warn(error)
     } else if (endings.length > 1) await this.#oneByOne(endings)
@@ -326,6 +338,7 @@ export class Settler {
       } catch (error) {
         this.#reopen([ending])
         await this.#meet(error, [ending])
+        if (!isSluiceError(error) || isPassing(error)) return // those behind it do not overtake it
       }
     }
   }

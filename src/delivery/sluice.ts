@@ -104,6 +104,7 @@ export class Sluice {
   #shared: Producer | null = null
   readonly #delayTopics: DelayTopics
   #half: HalfMessages | null = null
+  #delayed: Delayed | null = null
   #relay: Relay | null = null
   #transactions: Transactions | null = null
   #closing: Promise<void> | null = null
@@ -231,7 +232,8 @@ export class Sluice {
   /** Messages that wait for their time: list, get, cancel, reschedule. Publishing them: `delay`, `deliverAt`, `delayLevel`. Throws `CLOSED`. */
   get delayed(): Delayed {
     this.#checkOpen()
-    return new Delayed(this.#delaySetting())
+    this.#delayed ??= new Delayed(this.#delaySetting())
+    return this.#delayed
   }
 
   /** Recurring messages, by cron expression. Throws `CLOSED`. */

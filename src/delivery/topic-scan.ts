@@ -11,6 +11,11 @@ export interface ScanRange {
   readonly from?: number
   /** Exclusive. Default: the end as it is when the scan begins. */
   readonly to?: number
+  /**
+   * Told after each read where the next one begins. Short of `to` at the end: what comes next was not decided within a minute, and whoever goes
+   * on behind it would pass over it.
+   */
+  passed?(offset: number): void
 }
 
 const FETCH_BYTES_MAX = 4 * 1024 * 1024
@@ -21,7 +26,7 @@ const EMPTY_READS_MAX = 120
 
 /**
  * Batches in the order of their offsets, of decided transactions only. The last batch may go beyond `to`. Rejects with what reading is refused
- * with; `OFFSET_OUT_OF_RANGE` cannot be if `from` is left out.
+ * with, also if that would pass and has not for a minute; `OFFSET_OUT_OF_RANGE` cannot be if `from` is left out.
  */
 export async function* scanPartition(
   engine: Engine,
@@ -37,10 +42,15 @@ export async function* scanPartition(
       waitMs: WAIT_MS,
     })
     if (fetched.error !== undefined && !isRetriable(fetched.error)) throw fetched.error
-    if (fetched.batches.length === 0) continue
+    if (fetched.batches.length === 0) {
+      // who is given half must not take it for the whole
+      if (fetched.error !== undefined && emptyReads === EMPTY_READS_MAX - 1) throw fetched.error
+      continue
+    }
     emptyReads = 0
     const batch = new MessageBatch<unknown, unknown>({ topic, partition }, fetched.batches, offset)
     offset = batch.lastOffset + 1
+    range.passed?.(offset)
     if (batch.count > 0) yield batch
   }
 }

@@ -166,10 +166,13 @@ export class KafkaCluster {
   }
 
   /** Asks the coordinator of a group. */
-  onCoordinator<Result>(group: string, ask: (link: KafkaLink) => Promise<Result>): Promise<Result> {
-    return this.retrying(async () => {
+  onCoordinator<Result>(
+    group: string,
+    ask: (link: KafkaLink, mayBeDone: boolean) => Promise<Result>,
+  ): Promise<Result> {
+    return this.retrying(async mayBeDone => {
       try {
-        return await ask(await this.link(await this.coordinatorOf(group)))
+        return await ask(await this.link(await this.coordinatorOf(group)), mayBeDone)
       } catch (error) {
         if (isPassing(error)) this.forgetCoordinator(group)
         throw error
@@ -178,11 +181,12 @@ export class KafkaCluster {
   }
 
   /** Asks the broker that takes changes of topics. */
-  onController<Result>(ask: (link: KafkaLink) => Promise<Result>): Promise<Result> {
-    return this.retrying(async () => {
+  onController<Result>(ask: (link: KafkaLink, mayBeDone: boolean) => Promise<Result>): Promise<Result> {
+    return this.retrying(async mayBeDone => {
       const controller = this.#brokers.get(this.#controller)
       try {
-        return await ask(controller === undefined ? await this.#anyLink() : await this.link(controller))
+        const link = controller === undefined ? await this.#anyLink() : await this.link(controller)
+        return await ask(link, mayBeDone)
       } catch (error) {
         if (isPassing(error)) await this.#metadata([]).catch(() => {})
         throw error
@@ -203,21 +207,26 @@ export class KafkaCluster {
     )
   }
 
-  /** Repeats what fails with an error that passes, for as long as a call may. */
+  /**
+   * Repeats what fails with an error that passes, for as long as a call may. `mayBeDone`: the answer of an attempt before was lost, so that a refusal
+   * because it is done already is none.
+   */
   async retrying<Result>(
-    action: () => Promise<Result>,
+    action: (mayBeDone: boolean) => Promise<Result>,
     { isRepeatable = true }: RetryOptions = {},
   ): Promise<Result> {
     const deadline = systemClock.monotonic() + RETRY_MS_MAX
+    let mayBeDone = false
     for (let failures = 0; ; failures++) {
       this.#checkOpen()
       try {
-        return await action()
+        return await action(mayBeDone)
       } catch (error) {
         this.#checkOpen(error)
         if (!isPassing(error) || (!isRepeatable && error.detail.sent === true)) throw error
         const delayMs = Math.min(RETRY_DELAY_MS_MAX, RETRY_DELAY_MS_MIN * 2 ** failures)
         if (systemClock.monotonic() + delayMs > deadline) throw error
+        mayBeDone ||= error.detail.sent === true
         await this.wait(delayMs)
       }
     }

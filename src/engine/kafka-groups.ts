@@ -4,7 +4,7 @@
  */
 
 import { CONSUMER_PROTOCOL_TYPE, decodeAssignment } from '../broker/consumer-protocol.ts'
-import { SluiceError } from '../errors.ts'
+import { codeOfKafka, SluiceError } from '../errors.ts'
 import { consumerGroupDescribeApi } from '../wire/kafka/consumer-group-describe.ts'
 import { deleteGroupsApi } from '../wire/kafka/delete-groups.ts'
 import { describeGroupsApi } from '../wire/kafka/describe-groups.ts'
@@ -83,9 +83,11 @@ export class KafkaGroups {
   }
 
   async delete(group: string): Promise<void> {
-    await this.#cluster.onCoordinator(group, async link => {
+    await this.#cluster.onCoordinator(group, async (link, mayBeDone) => {
       const { results } = await link.call(deleteGroupsApi, { groupsNames: [group] })
-      for (const { errorCode } of results) check(errorCode, null, `group ${JSON.stringify(group)}`, { group })
+      for (const { errorCode } of results)
+        if (!mayBeDone || codeOfKafka(errorCode) !== 'UNKNOWN_GROUP')
+          check(errorCode, null, `group ${JSON.stringify(group)}`, { group })
     })
   }
 

@@ -5,7 +5,7 @@
  * Requests go to the controller for changes, to the leaders for offsets, to all brokers for sizes.
  */
 
-import { SluiceError } from '../errors.ts'
+import { codeOfKafka, SluiceError } from '../errors.ts'
 import { createPartitionsApi } from '../wire/kafka/create-partitions.ts'
 import { createTopicsApi } from '../wire/kafka/create-topics.ts'
 import { deleteRecordsApi } from '../wire/kafka/delete-records.ts'
@@ -48,10 +48,11 @@ export class KafkaTopics {
     }
     const configs = Object.entries(config).map(([key, value]) => ({ name: key, value }))
     const topics = [{ name, numPartitions: count, replicationFactor: ITS_DEFAULT, assignments: [], configs }]
-    await this.#cluster.onController(async link => {
+    await this.#cluster.onController(async (link, mayBeDone) => {
       const answer = await link.call(createTopicsApi, { topics, timeoutMs: BROKER_TIMEOUT_MS })
       for (const { errorCode, errorMessage } of answer.topics)
-        check(errorCode, errorMessage, `topic ${JSON.stringify(name)}`, { topic: name })
+        if (!mayBeDone || codeOfKafka(errorCode) !== 'TOPIC_EXISTS')
+          check(errorCode, errorMessage, `topic ${JSON.stringify(name)}`, { topic: name })
     })
     await this.#shown(name, topic => topic?.partitions.every(({ leader }) => leader >= 0) === true)
     return await this.describe(name)
@@ -59,14 +60,15 @@ export class KafkaTopics {
 
   async delete(name: string): Promise<void> {
     const { id } = await this.#cluster.retrying(() => this.#cluster.learn(name))
-    await this.#cluster.onController(async link => {
+    await this.#cluster.onController(async (link, mayBeDone) => {
       const answer = await link.call(
         deleteTopicsApi,
         { topicNames: [name], timeoutMs: BROKER_TIMEOUT_MS },
         { versionMax: DELETE_TOPICS_VERSION_MAX },
       )
       for (const { errorCode, errorMessage } of answer.responses)
-        check(errorCode, errorMessage, `topic ${JSON.stringify(name)}`, { topic: name })
+        if (!mayBeDone || codeOfKafka(errorCode) !== 'UNKNOWN_TOPIC')
+          check(errorCode, errorMessage, `topic ${JSON.stringify(name)}`, { topic: name })
     })
     this.#cluster.forgetTopic(name)
     await this.#shown(name, topic => topic === null || topic.id !== id)
@@ -112,7 +114,8 @@ export class KafkaTopics {
 
   async addPartitions(name: string, count: number): Promise<void> {
     const topics = [{ name, count, assignments: null }]
-    await this.#cluster.onController(async link => {
+    await this.#cluster.onController(async (link, mayBeDone) => {
+      if (mayBeDone && (await this.#cluster.learn(name)).partitions.length === count) return
       const answer = await link.call(createPartitionsApi, {
         topics,
         timeoutMs: BROKER_TIMEOUT_MS,

@@ -56,6 +56,26 @@ export class TimingWheel {
     return this.#size
   }
 
+  /** Where it is: not before the time of the last `advance`. */
+  get time(): number {
+    return this.#time
+  }
+
+  /** The clock was set back: what waits does so by the time that it shows now. */
+  turnBack(now: number): void {
+    const rows: number[] = []
+    for (const [slot, first] of this.#first.entries()) {
+      for (let row = first; row !== NONE; row = this.#after[row]) rows.push(row)
+      this.#empty(slot)
+    }
+    this.#time = Math.floor(now)
+    this.#size = 0
+    // a stable sort: those of the same time stay in their order
+    for (const row of [...rows].sort((one, other) => this.#at[one] - this.#at[other])) {
+      this.schedule(this.#at[row], row)
+    }
+  }
+
   /** The row, which does not wait now, fires with the first `advance` to `at` or later; with the next one if `at` is over. */
   schedule(at: number, row: number): void {
     if (row >= this.#at.length) this.#grow(row)
