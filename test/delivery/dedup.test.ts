@@ -5,9 +5,10 @@ import { describe, expect, test } from 'vitest'
 import { DEDUP_TOPIC } from '../../src/delivery/dedup.ts'
 import { DedupRelay } from '../../src/delivery/dedup-relay.ts'
 import { DedupWindow } from '../../src/delivery/dedup-window.ts'
-import type { Engine, TransactionOptions } from '../../src/engine/engine.ts'
+import type { TransactionOptions } from '../../src/engine/engine.ts'
 import { SluiceError } from '../../src/errors.ts'
 import { memoryDisk } from '../../src/lib/disk-memory.ts'
+import { clustered } from './clustered.ts'
 import { VirtualQueue } from './virtual-queue.ts'
 
 const MINUTE = 60_000
@@ -244,18 +245,6 @@ test('several relays share the work, and what one has begun another finishes onc
   await queue.settle(two.stop())
   await queue.settle(three.stop())
 })
-
-/** The engine as one of a cluster looks: answers may be lost, and several relays share it. */
-function clustered(engine: Engine): Engine {
-  const supports = { ...engine.supports, losesAnswers: true }
-  return new Proxy(engine, {
-    get(target, name) {
-      if (name === 'supports') return supports
-      const value = Reflect.get(target, name)
-      return typeof value === 'function' ? value.bind(target) : value
-    },
-  })
-}
 
 test('a commit whose answer is lost publishes nothing twice', async () => {
   const queue = await VirtualQueue.open({ relay: false })

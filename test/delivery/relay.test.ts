@@ -3,25 +3,13 @@
 import { expect, test } from 'vitest'
 import { DelayRelay } from '../../src/delivery/delay-relay.ts'
 import { DelayTopics } from '../../src/delivery/delay-topics.ts'
-import type { Engine } from '../../src/engine/engine.ts'
 import { SluiceError } from '../../src/errors.ts'
 import { memoryDisk } from '../../src/lib/disk-memory.ts'
+import { clustered } from './clustered.ts'
 import { VirtualQueue } from './virtual-queue.ts'
 
 const HOUR = 3_600_000
 const DAY = 24 * HOUR
-
-/** The engine as one of a cluster looks: answers may be lost, and several relays share it. */
-function clustered(engine: Engine): Engine {
-  const supports = { ...engine.supports, losesAnswers: true }
-  return new Proxy(engine, {
-    get(target, name) {
-      if (name === 'supports') return supports
-      const value = Reflect.get(target, name)
-      return typeof value === 'function' ? value.bind(target) : value
-    },
-  })
-}
 
 test('after 400 days, a restart and two years in which nobody ran it, everything that is due comes, and the rest on time', async () => {
   const disk = memoryDisk()

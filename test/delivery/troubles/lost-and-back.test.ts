@@ -3,20 +3,10 @@
 import { expect, test } from 'vitest'
 import { DelayRelay } from '../../../src/delivery/delay-relay.ts'
 import { DelayTopics } from '../../../src/delivery/delay-topics.ts'
-import type { Engine, MemberEvents, TransactionOptions } from '../../../src/engine/engine.ts'
+import type { MemberEvents, TransactionOptions } from '../../../src/engine/engine.ts'
 import { SluiceError } from '../../../src/errors.ts'
+import { clustered } from '../clustered.ts'
 import { VirtualQueue } from '../virtual-queue.ts'
-
-function clustered(engine: Engine): Engine {
-  const supports = { ...engine.supports, losesAnswers: true }
-  return new Proxy(engine, {
-    get(target, name) {
-      if (name === 'supports') return supports
-      const value = Reflect.get(target, name)
-      return typeof value === 'function' ? value.bind(target) : value
-    },
-  })
-}
 
 test('a relay that lost a rung and got it back while a transaction was being opened delivers once', async () => {
   const queue = await VirtualQueue.open({ relay: false, delayPartitions: 1 })

@@ -3,19 +3,9 @@
 import { expect, test } from 'vitest'
 import { DelayRelay } from '../../../src/delivery/delay-relay.ts'
 import { DelayTopics } from '../../../src/delivery/delay-topics.ts'
-import type { Engine, MemberEvents } from '../../../src/engine/engine.ts'
+import type { MemberEvents } from '../../../src/engine/engine.ts'
+import { clustered } from '../clustered.ts'
 import { VirtualQueue } from '../virtual-queue.ts'
-
-function clustered(engine: Engine): Engine {
-  const supports = { ...engine.supports, losesAnswers: true }
-  return new Proxy(engine, {
-    get(target, name) {
-      if (name === 'supports') return supports
-      const value = Reflect.get(target, name)
-      return typeof value === 'function' ? value.bind(target) : value
-    },
-  })
-}
 
 test('a rung that waited for room goes on when the partition that took it is given up', async () => {
   const queue = await VirtualQueue.open({ relay: false, delayPartitions: 2 })
