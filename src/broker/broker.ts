@@ -29,7 +29,7 @@ import { type GroupListing, Groups } from './groups.ts'
 import { checkOffset, type OffsetCommit, OffsetStore, type StoredOffset } from './offsets.ts'
 import { Partition } from './partition.ts'
 import type { TransactionalProducer } from './transaction.ts'
-import { Transactions } from './transactions.ts'
+import { ignoreRefusals, Transactions } from './transactions.ts'
 
 export interface BrokerOptions {
   readonly disk: Disk
@@ -739,11 +739,6 @@ export class Broker {
     }
     plan()
   }
-}
-
-/** What fails for want of room, or because the broker is closed meanwhile. */
-function ignoreRefusals(error: unknown): void {
-  if (!(error instanceof SluiceError)) throw error
 }
 
 /** Without the batches of aborted transactions. Throws as `Partition.abortedTransactions`. */

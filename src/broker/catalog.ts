@@ -4,8 +4,8 @@
  * Order of steps, so that a crash at any point leaves a whole topic or none:
  *  - create: a folder that is in the way (of an older topic of that name) is moved aside durably, never adopted; then the catalog
  *    entry is durable before a folder is made;
- *  - delete: the entry is marked `deleting` durably, then the folders are removed, then the entry. A start finishes what
- *    a crash interrupted.
+ *  - delete: the entry is marked `deleting` durably, then the folders are removed and what else is known of the topic (offsets of
+ *    groups) is forgotten, then the entry goes, and with it the name is free. A start finishes what a crash interrupted.
  */
 
 import { randomBytes } from 'node:crypto'

@@ -511,7 +511,7 @@ const bytesStaged = ({ offsets }: Transaction): number => {
   return bytes
 }
 
-/** What nobody waits for: it is done again after the next start. */
-function ignoreRefusals(error: unknown): void {
+/** For what nobody waits for: it is done again after the next start. */
+export function ignoreRefusals(error: unknown): void {
   if (!isSluiceError(error)) throw error
 }

@@ -4,9 +4,9 @@ import { expect, test } from 'vitest'
 import type { Disk } from '../../src/lib/disk.ts'
 import type { Log } from '../../src/log/log.ts'
 import { OpenFiles } from '../../src/log/open-files.ts'
-import { segmentOffset } from '../../src/log/segment.ts'
 import { FaultyDisk } from '../sim/faulty-disk.ts'
 import {
+  bases,
   batchOf,
   fileOf,
   HandClock,
@@ -22,12 +22,6 @@ import {
 
 const BATCH = batchOf(['value 0']).length
 const MINUTE = 60_000
-
-const bases = ({ disk, directory }: Scratch): number[] =>
-  disk
-    .list(directory)
-    .map(segmentOffset)
-    .filter(offset => offset >= 0)
 
 async function faulty(seed = 1): Promise<{ disk: FaultyDisk; directory: string }> {
   const disk = new FaultyDisk({ seed, clock: new HandClock(), delayMsMax: 0 })

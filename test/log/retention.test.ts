@@ -2,10 +2,10 @@
 
 import { describe, expect, test } from 'vitest'
 import type { Log } from '../../src/log/log.ts'
-import { segmentOffset } from '../../src/log/segment.ts'
 import { FaultyDisk } from '../sim/faulty-disk.ts'
 import {
   appendEach,
+  bases,
   batchOf,
   fileOf,
   HandClock,
@@ -22,12 +22,6 @@ import {
 
 const BATCH = batchOf(['value 0']).length
 const MINUTE = 60_000
-
-const bases = ({ disk, directory }: Scratch): number[] =>
-  disk
-    .list(directory)
-    .map(segmentOffset)
-    .filter(offset => offset >= 0)
 
 /** Segments of two batches, each batch a minute later than the one before. */
 async function minutes(

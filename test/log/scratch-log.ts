@@ -10,6 +10,7 @@ import { memoryDisk } from '../../src/lib/disk-memory.ts'
 import { nodeDisk } from '../../src/lib/disk-node.ts'
 import { Log, type LogConfig, type LogOptions } from '../../src/log/log.ts'
 import { OpenFiles } from '../../src/log/open-files.ts'
+import { segmentOffset } from '../../src/log/segment.ts'
 import { BatchBuilder, type CloseOptions } from '../../src/record/builder.ts'
 import { RecordCursor } from '../../src/record/cursor.ts'
 
@@ -182,3 +183,10 @@ export function putFile({ disk, directory }: Scratch, name: string, bytes: Buffe
 }
 
 export const logName = (offset: number): string => `${String(offset).padStart(20, '0')}.log`
+
+/** Where the segments begin. */
+export const bases = ({ disk, directory }: Scratch): number[] =>
+  disk
+    .list(directory)
+    .map(segmentOffset)
+    .filter(offset => offset >= 0)

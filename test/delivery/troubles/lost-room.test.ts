@@ -3,6 +3,7 @@
 import { expect, test } from 'vitest'
 import { DelayRelay } from '../../../src/delivery/delay-relay.ts'
 import { DelayTopics } from '../../../src/delivery/delay-topics.ts'
+import { partitionOfKey } from '../../../src/delivery/partitioner.ts'
 import type { MemberEvents } from '../../../src/engine/engine.ts'
 import { clustered } from '../clustered.ts'
 import { VirtualQueue } from '../virtual-queue.ts'
@@ -26,16 +27,13 @@ test('a rung that waited for room goes on when the partition that took it is giv
   })
   await queue.settle(relay.start())
   await queue.advance(5_000)
-  // key 'a' and 'b' in different partitions
-  const keyOf = async (want: number) => {
-    const { partitionOfKey } = await import('../../../src/delivery/partitioner.ts')
+  const keyOf = (want: number): string => {
     for (let i = 0; ; i++) if (partitionOfKey(Buffer.from(`k${i}`), 2) === want) return `k${i}`
   }
   const value = 'x'.repeat(900_000)
-  for (let i = 0; i < 40; i++)
-    await queue.settle(mq.publish('t', { key: await keyOf(0), value, delay: 1_900 }))
+  for (let i = 0; i < 40; i++) await queue.settle(mq.publish('t', { key: keyOf(0), value, delay: 1_900 }))
   await queue.advance(50)
-  await queue.settle(mq.publish('t', { key: await keyOf(1), value: 'small', delay: 100 }))
+  await queue.settle(mq.publish('t', { key: keyOf(1), value: 'small', delay: 100 }))
   await queue.advance(50)
   await queue.settle(Promise.resolve(events!.revoked([{ topic: '_sluice.delay.0', partition: 0 }])))
   await queue.advance(60_000)

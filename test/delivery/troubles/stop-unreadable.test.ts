@@ -1,4 +1,5 @@
 /** Stopping while the relay cannot read its tables. */
+
 import { expect, test } from 'vitest'
 import { SluiceError } from '../../../src/errors.ts'
 import { VirtualQueue } from '../virtual-queue.ts'
